@@ -1,0 +1,52 @@
+"""What a world is: something with hidden state that gives observations and rewards for actions.
+
+A world is one copy and has no batch axis; the caller vmaps. Its ``init`` and ``step`` are pure functions of their
+arguments. It does not reset itself: the rollout does, so that the final observation is never lost.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .spaces import Box, Discrete
+from .tables import POMDP
+
+
+class Outcome(NamedTuple):
+    """What one step gives back.
+
+    observation: o_{t+1}, also at the end of an episode (then it is the final observation).
+    reward:      r_t, float32.
+    terminated:  the episode ended because of what happened; nothing can be earned after it.
+    truncated:   the episode was cut off (a time limit); it could have gone on, so its value is bootstrapped.
+    """
+
+    observation: Any
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]
+    truncated: Bool[Array, ""]
+
+
+class AbstractWorld(eqx.Module):
+    """The contract of a world. ``observation_space`` and ``action_space`` are declared and respected."""
+
+    observation_space: eqx.AbstractVar[Discrete | Box]
+    action_space: eqx.AbstractVar[Discrete | Box]
+
+    @abc.abstractmethod
+    def init(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        """Begin an episode: (state, first observation)."""
+
+    @abc.abstractmethod
+    def step(self, key: PRNGKeyArray, state: Any, action: Any) -> tuple[Any, Outcome]:
+        """Take one action: (next state, outcome)."""
+
+    def tables(self) -> POMDP | None:
+        """The world as finite tables, if it is finite; exact filters and optimal values are made from them."""
+        return None
+
+    def hidden(self, state: Any) -> Array | None:
+        """The index of the hidden state in ``tables()``, for measuring memories; None if there is none."""
+        return None
