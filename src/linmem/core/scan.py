@@ -1,0 +1,297 @@
+"""``scan``: run the recurrence over time, with starts, three ways, and with its own derivative.
+
+    h_t = A_t ⊗ h_{t-1} ⊕ b_t,     h_{t-1} erased (set to the reading's zero) first where start_t
+
+Methods:
+
+sequential   one step after another, as wide as the batch. Traffic: each input read once, each output written once.
+associative  `jax.lax.associative_scan` over composed elements. About log2 T times the traffic; short depth.
+chunked      summaries of sqrt(T) chunks side by side, a short scan over them, then all chunks side by side.
+auto         see ``choose``.
+
+The derivative is the adjoint recurrence run backwards,
+
+    g_t = dL/dh_t + J_{t+1}^T g_{t+1}  (no J where start_{t+1}),     dL/d(A_t, b_t) from (g_t, h_{t-1}), all t at once
+
+so what is kept between the passes is the inputs and the outputs: no copies per level of a tree, none per step.
+Under ``vmap`` the batch joins the width of the vectors, after the time axis, however deep the vmaps are nested.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool, Inexact
+
+from .algebra import AbstractAlgebra, Diagonal, Element, Ordinary, expand
+
+Method = Literal["auto", "sequential", "associative", "chunked"]
+
+
+def choose(platform: str, algebra: AbstractAlgebra, steps: int, width: int) -> Method:
+    """The method that ``auto`` takes. Repeat the CPU measurements with ``linmem bench scan --methods``.
+
+    On a CPU a step of a compiled loop costs some tens of nanoseconds beyond its arithmetic, and the sequential method
+    moves the fewest bytes, so it wins unless the vectors are too narrow to fill the vector unit over a long time. Other
+    platforms were not measured by anyone yet: there the choice is the one with short depth that the literature uses.
+    """
+    if platform != "cpu":
+        return "associative"
+    narrow = isinstance(algebra, Diagonal) and isinstance(algebra.reading, Ordinary) and width <= 4
+    return "chunked" if narrow and steps >= 4096 else "sequential"
+
+
+def scan(
+    algebra: AbstractAlgebra,
+    elements: Element,
+    initial: Inexact[Array, "*state"],
+    starts: Bool[Array, "T *batch"] | None = None,
+    method: Method = "auto",
+) -> tuple[Inexact[Array, "*state"], Inexact[Array, "T *state"]]:
+    """Run the recurrence over the leading axis.
+
+    elements: ``input`` of shape (T, *batch, *state); ``transition`` as its kind says, with leading axes that
+        broadcast against (T, *batch): a size of 1 in time is a constant transition, stored once.
+    initial: h_{-1}, of shape (*batch, *state).
+    starts: where the past is erased; None for nowhere.
+
+    Returns (h_{T-1}, all h_t). bfloat16 and float16 inputs are accumulated in float32; the states come back in the
+    inputs' type, the last state in float32. Differentiable in reverse mode, in elements and initial.
+    """
+    steps = elements.input.shape[0]
+    if initial.shape != elements.input.shape[1:]:
+        raise ValueError(
+            f"initial has shape {initial.shape}, one step of the input {elements.input.shape[1:]}; they must agree"
+        )
+    batch = initial.shape[: initial.ndim - algebra.state_rank]
+    if starts is not None and starts.shape != (steps, *batch):
+        raise ValueError(f"starts has shape {starts.shape}; must be (time, *batch) = {(steps, *batch)}")
+    dtype = jnp.result_type(*(x for x in jax.tree.leaves(elements) if jnp.issubdtype(x.dtype, jnp.inexact)))
+    initial = initial.astype(jnp.promote_types(_accumulator(dtype), initial.dtype))
+    if steps == 0:
+        return initial, jnp.zeros((0, *initial.shape), dtype)
+    return _differentiable(algebra, method)(elements, initial, starts)
+
+
+def _accumulator(dtype):
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+@functools.cache
+def _differentiable(algebra: AbstractAlgebra, method: Method) -> Callable:
+    forward, backward = _batched(_forward, algebra, method), _batched(_backward, algebra, method)
+
+    @jax.custom_vjp
+    def run(elements, initial, starts):
+        return forward(elements, starts, initial)
+
+    def run_fwd(elements, initial, starts):
+        out = forward(elements, starts, initial)
+        return out, (elements, initial, starts, out[1])
+
+    def run_bwd(kept, cotangents):
+        elements, initial, starts, states = kept
+        g_last, g_states = cotangents
+        g, g_initial = backward((elements, states, g_states), starts, (initial, g_last))
+        previous = _erase(algebra, starts, jnp.concatenate([initial[None].astype(states.dtype), states[:-1]]))
+        _, pull = jax.vjp(lambda e: algebra.act(e, previous.astype(g.dtype)).astype(g.dtype), elements)
+        return pull(g)[0], g_initial, None
+
+    run.defvjp(run_fwd, run_bwd)
+    return run
+
+
+def _batched(kernel: Callable, algebra: AbstractAlgebra, method: Method) -> Callable:
+    """``kernel`` with a vmap rule that puts the new axis behind time, so that scans stay scans of wider vectors.
+
+    Arguments: timed (pytree with leading time), starts, and rest (pytree without time).
+    """
+
+    @custom_vmap
+    def call(timed, starts, rest):
+        return kernel(algebra, method, timed, starts, rest)
+
+    @call.def_vmap
+    def rule(size, batched, timed, starts, rest):
+        wide = functools.partial(_widen, size=size)
+        timed = jax.tree.map(lambda x, b: _move(x, b, 1), timed, batched[0])
+        starts = jax.tree.map(lambda x, b: wide(_move(x, b, 1), axis=1), starts, batched[1])
+        rest = jax.tree.map(lambda x, b: wide(_move(x, b, 0), axis=0), rest, batched[2])
+        if isinstance(timed, Element):
+            timed = timed._replace(input=wide(timed.input, axis=1))
+        else:
+            elements, *others = timed
+            elements = elements._replace(input=wide(elements.input, axis=1))
+            timed = (elements, *(wide(x, axis=1) for x in others))
+        out = call(timed, starts, rest)
+        first, second = _out_axes(kernel)
+        return (jnp.moveaxis(out[0], first, 0), jnp.moveaxis(out[1], second, 0)), (True, True)
+
+    return call
+
+
+def _out_axes(kernel):
+    return (0, 1) if kernel is _forward else (1, 0)  # where the batch axis stands in each output
+
+
+def _move(x, batched, axis):
+    return jnp.moveaxis(x, 0, axis) if batched else jnp.expand_dims(x, axis)
+
+
+def _widen(x, size, axis):
+    return jnp.broadcast_to(x, (*x.shape[:axis], size, *x.shape[axis + 1 :]))
+
+
+def _erase(algebra, start, h):
+    if start is None:
+        return h
+    return jnp.where(expand(start, h.ndim), jnp.asarray(algebra.reading.zero, h.dtype), h)
+
+
+# --- forward ------------------------------------------------------------------------------------------------------
+
+
+def _forward(algebra, method, elements, starts, initial):
+    """(h_{T-1}, all h_t) for arrays whose batch axes stand behind time."""
+    steps, width = elements.input.shape[0], elements.input[0].size
+    if method == "auto":
+        method = choose(jax.default_backend(), algebra, steps, width)
+    dtype = elements.input.dtype
+    if method == "sequential":
+        last, states = _sequential(algebra, elements, starts, initial, dtype)
+    else:
+        algebra, elements = algebra.materialise(elements)
+        run = _associative if method == "associative" else _chunked
+        states = run(algebra, elements, starts, initial)
+        last, states = states[-1], states.astype(dtype)
+    return last, states
+
+
+def _sequential(algebra, elements, starts, initial, dtype):
+    def body(h, timed):
+        element, start = timed
+        h = algebra.act(element, _erase(algebra, start, h)).astype(h.dtype)
+        return h, h.astype(dtype)
+
+    return _loop(body, initial, (elements, starts), elements.input.shape[0])
+
+
+def _loop(body, carry, timed, steps, reverse=False):
+    """`lax.scan` over leaves that have a time axis of ``steps``; leaves with a time axis of 1 are constants."""
+    leaves, treedef = jax.tree.flatten(timed)
+    varying = [leaf.shape[0] == steps for leaf in leaves]
+
+    def step(carry, slices):
+        slices = iter(slices)
+        full = [next(slices) if v else leaf[0] for leaf, v in zip(leaves, varying, strict=True)]
+        return body(carry, treedef.unflatten(full))
+
+    xs = [leaf for leaf, v in zip(leaves, varying, strict=True) if v]
+    return jax.lax.scan(step, carry, xs, length=steps, reverse=reverse)
+
+
+def _full_time(elements: Element, steps: int) -> Element:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape[1:])), elements)
+
+
+def _lift(algebra, elements, starts, dtype):
+    """Elements that can be composed: full in time and batch, in the accumulator's type, and with their start flags."""
+    steps = elements.input.shape[0]
+    batch = elements.input.shape[: elements.input.ndim - algebra.state_rank]
+    flags = jnp.zeros(batch, bool) if starts is None else starts
+
+    def full(x):
+        kind_axes = x.ndim - len(batch)
+        x = jnp.broadcast_to(x, (*batch, *x.shape[x.ndim - kind_axes :]))
+        return x.astype(jnp.promote_types(dtype, x.dtype)) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return jax.tree.map(full, _full_time(elements, steps)), flags
+
+
+def _combine(algebra, first, second):
+    """Composition of (element, "it erases what came before")."""
+    (one, one_erases), (two, two_erases) = first, second
+    both = algebra.combine(one, two)
+    return algebra.where(two_erases, two, both), one_erases | two_erases
+
+
+def _act(algebra, lifted, h):
+    element, erases = lifted
+    h = _erase(algebra, erases, jnp.broadcast_to(h, element.input.shape))
+    return algebra.act(algebra.erased(erases, element), h)
+
+
+def _associative(algebra, elements, starts, initial):
+    lifted = _lift(algebra, elements, starts, initial.dtype)
+    prefixes = jax.lax.associative_scan(functools.partial(_combine, algebra), lifted)
+    return _act(algebra, prefixes, initial)
+
+
+def _chunked(algebra, elements, starts, initial):
+    lifted = _lift(algebra, elements, starts, initial.dtype)
+    steps = elements.input.shape[0]
+    length = max(1, int(steps**0.5))
+    count, cut = steps // length, steps // length * length
+
+    def by_place(x):  # (T, ...) -> (place in chunk, chunk, ...)
+        return jnp.swapaxes(x[:cut].reshape(count, length, *x.shape[1:]), 0, 1)
+
+    places = jax.tree.map(by_place, lifted)
+    first = jax.tree.map(lambda x: x[0], places)
+    later = jax.tree.map(lambda x: x[1:], places)
+    summary, _ = jax.lax.scan(lambda c, e: (_combine(algebra, c, e), None), first, later)
+
+    def walk(h, e):
+        return (after := _act(algebra, e, h)), (h, after)
+
+    at_end, (at_begin, _) = jax.lax.scan(walk, initial, summary)
+    _, (_, states) = jax.lax.scan(walk, at_begin, places)
+    states = jnp.swapaxes(states, 0, 1).reshape(cut, *initial.shape)
+    _, (_, rest) = jax.lax.scan(walk, at_end, jax.tree.map(lambda x: x[cut:], lifted))
+    return jnp.concatenate([states, rest])
+
+
+# --- backward -----------------------------------------------------------------------------------------------------
+
+
+def _backward(algebra, method, timed, starts, rest):
+    """(g_t for all t, dL/dh_{-1}): the adjoint recurrence, for arrays whose batch axes stand behind time."""
+    elements, states, g_states = timed
+    initial, g_last = rest
+    steps, width = states.shape[0], states[0].size
+    if method == "auto":
+        method = choose(jax.default_backend(), algebra, steps, width)
+    if method != "sequential":
+        algebra, elements = algebra.materialise(elements)
+    previous = jnp.concatenate([initial[None].astype(states.dtype), states[:-1]])
+    previous = _erase(algebra, starts, previous).astype(initial.dtype)
+    adjoints = algebra.adjoint_inputs(elements, previous)
+    linear = algebra.ordinary()  # erases with 0, whatever the reading
+
+    if method == "sequential":
+
+        def body(future, timed):
+            adjoint, g_state, start = timed
+            g = g_state.astype(future.dtype) + future
+            return _erase(linear, start, algebra.adjoint_apply(adjoint, g)).astype(future.dtype), g
+
+        g_initial, g = _loop(body, g_last, (adjoints, g_states, starts), steps, reverse=True)
+        return g, g_initial
+
+    # The same recurrence as a forward one in reversed time: there, step t moves by the adjoint of step t + 1.
+    adjoints = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape[1:])), adjoints)
+    batch = states.shape[: states.ndim - algebra.state_rank]
+    cuts = jnp.zeros(batch, bool) if starts is None else starts
+    moves = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), jax.tree.map(lambda x: jnp.flip(x, 0), adjoints))
+    cuts = jnp.roll(jnp.flip(cuts, 0), 1, axis=0).at[0].set(True)
+    inputs = jnp.flip(g_states.astype(g_last.dtype).at[-1].add(g_last), 0)
+    run = _associative if method == "associative" else _chunked
+    g = jnp.flip(run(linear, Element(moves, inputs), cuts, jnp.zeros_like(g_last)), 0)
+    first = jax.tree.map(lambda x: x[0], adjoints)
+    g_initial = linear.apply(first, g[0])
+    return g, _erase(linear, None if starts is None else starts[0], g_initial)
+
+
