@@ -23,6 +23,7 @@ transposed Jacobian of ``act`` with respect to the state, as an Ordinary transit
 """
 
 import abc
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -60,15 +61,25 @@ class AbstractReading(abc.ABC):
     def slope(self, a: Array, h: Array, out: Array) -> Array:
         """The derivative of out = (a ⊗ h) ⊕ ... with respect to h."""
 
-    @abc.abstractmethod
     def project(self, *parts: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:
-        """Bring (parts of) one projective object to a standard size; the identity unless the reading is projective."""
+        """Shift (the parts of) one projective object to a standard size, by one shift; ``axes`` counts the axes of each
+        part. The identity unless the reading is projective."""
+        return parts
+
+    def settle(self, state: Array, rank: int) -> Array:
+        """``project`` a state."""
+        return state
 
 
 @dataclass(frozen=True)
 class Ordinary(AbstractReading):
-    """Ordinary arithmetic, real or complex."""
+    """Ordinary arithmetic, real or complex.
 
+    ``shifted=True`` is for states that are logits, which matter up to a constant, under transitions that keep constants
+    (permutations of scale 1): after every step the largest entry becomes 0, so that a long sum keeps its digits.
+    """
+
+    shifted: bool = False
     zero = 0.0
 
     def times(self, a, b):
@@ -83,8 +94,8 @@ class Ordinary(AbstractReading):
     def slope(self, a, h, out):
         return a
 
-    def project(self, *parts, axes):
-        return parts
+    def settle(self, state, rank):
+        return state - expand(_top(state, rank), state.ndim) if self.shifted else state
 
 
 @dataclass(frozen=True)
@@ -105,19 +116,22 @@ class _Tropical(AbstractReading):
     def project(self, *parts, axes):
         if not self.projective:
             return parts
-        # The shift carries no information, so it carries no gradient either.
-        tops = [jnp.max(part, axis=axis, keepdims=True) for part, axis in zip(parts, _ranks(axes), strict=True)]
-        top = tops[0].reshape(tops[0].shape[: tops[0].ndim - axes[0]])
-        for other, rank in zip(tops[1:], axes[1:], strict=True):
-            top = jnp.maximum(top, other.reshape(other.shape[: other.ndim - rank]))
-        top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
-        return tuple(
-            part - top.reshape(top.shape + (1,) * rank) for part, rank in zip(parts, axes, strict=True)
-        )
+        top = functools.reduce(jnp.maximum, map(_top, parts, axes))
+        top = jnp.where(jnp.isfinite(top), top, 0.0)
+        return tuple(part - expand(top, part.ndim) for part in parts)
+
+    def settle(self, state, rank):
+        """``project``, and recover: a state that is -inf throughout (the observations were impossible) knows nothing,
+        so it becomes uniform."""
+        if not self.projective:
+            return state
+        top = expand(_top(state, rank), state.ndim)
+        return jnp.where(jnp.isfinite(top), state - jnp.where(jnp.isfinite(top), top, 0.0), 0.0)
 
 
-def _ranks(axes):
-    return [tuple(range(-rank, 0)) for rank in axes]
+def _top(part: Array, rank: int) -> Array:
+    """The largest entry over the last ``rank`` axes. A shift carries no information, so no gradient either."""
+    return jax.lax.stop_gradient(jnp.max(part, axis=tuple(range(-rank, 0))))
 
 
 @dataclass(frozen=True)
@@ -190,7 +204,7 @@ class AbstractAlgebra(abc.ABC):
     def act(self, element: Element, h: Array) -> Array:
         """A ⊗ h ⊕ b."""
         out = self.reading.plus(self.apply(element.transition, h), element.input)
-        return self.reading.project(out, axes=(self.state_rank,))[0]
+        return self.reading.settle(out, self.state_rank)
 
     def combine(self, first: Element, second: Element) -> Element:
         """The element that acts as ``first`` and then ``second``."""

@@ -1,7 +1,7 @@
 """What a world is: something with hidden state that gives observations and rewards for actions.
 
-A world is one copy and has no batch axis; the caller vmaps. Its ``init`` and ``step`` are pure functions of their
-arguments. It does not reset itself: the rollout does, so that the final observation is never lost.
+A world is one copy and has no batch axis; the caller vmaps. Its ``init`` and ``step`` are pure functions of
+their arguments. It does not reset itself: the rollout does, so that the final observation is never lost.
 """
 
 import abc
@@ -44,7 +44,7 @@ class AbstractWorld(eqx.Module):
         """Take one action: (next state, outcome)."""
 
     def tables(self) -> POMDP | None:
-        """The world as finite tables, if it is finite; exact filters and optimal values are made from them."""
+        """The world as finite tables, if it is finite: the source of exact filters and optimal values."""
         return None
 
     def hidden(self, state: Any) -> Array | None:

@@ -1,0 +1,139 @@
+"""Memories by name. A maker takes (world, size, key) and gives a memory of the world's raw steps (``Inputs``).
+
+To add a paper's layer: one file here that states the recurrence, its ``reference`` and an ``example``; one class in
+``CONFORMING``; and, for agents to use it, one maker and one ``MEMORIES.add`` line.
+"""
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray
+
+from ..core.registry import Registry
+from ..worlds.base import AbstractWorld
+from ..worlds.tables import POMDP
+from .base import AbstractLinearMemory, AbstractMemory
+from .belief import Belief, Viterbi, identity, viterbi_path
+from .deep_alf import DeepALF, random_deep_alf
+from .gru import GRU
+from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .none import NoMemory
+from .s5 import S5
+from .stack import Encoded, Features, Residual
+from .trace import Trace
+
+__all__ = [
+    "CONFORMING",
+    "GRU",
+    "MEMORIES",
+    "S5",
+    "AbstractLinearMemory",
+    "AbstractMemory",
+    "AdaptiveLinearFilter",
+    "Belief",
+    "DeepALF",
+    "Encoded",
+    "ExactLinearFilter",
+    "Features",
+    "InitialStateFilter",
+    "NoMemory",
+    "Residual",
+    "Trace",
+    "Viterbi",
+    "identity",
+    "random_deep_alf",
+    "viterbi_path",
+]
+
+PAPER = "Zhao et al. 2026, arXiv:2605.31261"
+ALF_DELTA = 0.1  # the paper's rate on RingWorld
+
+CONFORMING: list[type[AbstractMemory]] = [
+    NoMemory,
+    Belief,
+    Viterbi,
+    ExactLinearFilter,
+    AdaptiveLinearFilter,
+    InitialStateFilter,
+    DeepALF,
+    Trace,
+    S5,
+    GRU,
+    Encoded,
+    Residual,
+]
+"""Every class that promises what ``promises.py`` checks; a memory file with a class missing here fails a test."""
+
+MEMORIES = Registry("memory")
+
+
+def _tables(world: AbstractWorld, memory: str) -> POMDP:
+    model = world.tables()
+    if model is None:
+        raise ValueError(
+            f"memory '{memory}' is made from a finite model, and {type(world).__name__} has no tables; "
+            "take a learned memory (s5, gru, ...) there"
+        )
+    return model
+
+
+def _belief(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return Belief(_tables(world, "belief"))
+
+
+def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return Belief(_tables(world, "belief_logits"), readout=identity)
+
+
+def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+
+
+def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    model = _tables(world, "deep_alf")
+    known = frozenset({"Lambda", "V", "E", "delta"})
+    sizes = (model.n_states, model.n_actions, model.n_observations)
+    return random_deep_alf(*sizes, key=key, model=model, known=known, delta=ALF_DELTA)
+
+
+def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    model = _tables(world, "deep_alf_random")
+    return random_deep_alf(model.n_states, model.n_actions, model.n_observations, key=key)
+
+
+def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: AbstractMemory) -> AbstractMemory:
+    features = Features(world.observation_space, world.action_space)
+    return Encoded(features, eqx.nn.Linear(features.size, size, key=key), memory)
+
+
+def _s5(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    in_key, memory_key, block_key = jax.random.split(key, 3)
+    block = Residual(S5(size, 2 * (size // 2), key=memory_key), key=block_key)
+    return _learned(world, size, in_key, block)
+
+
+def _gru(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    in_key, memory_key = jax.random.split(key)
+    return _learned(world, size, in_key, GRU(size, size, key=memory_key))
+
+
+def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    features = Features(world.observation_space, world.action_space)
+    return Encoded(features, None, Trace(features.size))
+
+
+def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    features = Features(world.observation_space, world.action_space, action=False)
+    return Encoded(features, None, NoMemory(features.size))
+
+
+MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
+MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
+MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
+MEMORIES.add("deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER)
+MEMORIES.add("deep_alf_random", _deep_alf_random, "the same, begun at random", PAPER)
+MEMORIES.add("s5", _s5, "diagonal state space, zero-order hold, residual block", "Smith et al. 2023, arXiv:2208.04933")
+MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, arXiv:1406.1078")
+MEMORIES.add(
+    "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
+)
+MEMORIES.add("none", _none, "no memory: the present observation only", "-")

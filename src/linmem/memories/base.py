@@ -1,0 +1,84 @@
+"""The contract of a memory, and the half of it that every linear memory shares.
+
+A memory turns what an agent has seen into features that its policy can use. It is one sequence at a time, without a
+batch axis; the caller vmaps. The same object acts (``step``, constant cost) and learns (``unroll``, all T at once).
+
+Both take the start flag with the input. A belief filter must know that no action moved the state before the first
+observation of an episode, so a start cannot be hidden from it by handing it a fresh state.
+"""
+
+import abc
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+
+from ..core.algebra import AbstractAlgebra, Element
+from ..core.scan import scan
+from ..core.types import Start
+
+State = Any
+
+
+class AbstractMemory(eqx.Module):
+    """The contract. ``out_size`` is the number of features that ``step`` gives."""
+
+    out_size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init(self) -> State:
+        """The state before anything was seen."""
+
+    @abc.abstractmethod
+    def step(self, state: State, x: PyTree, start: Start) -> tuple[State, Array]:
+        """One step: erase the state if ``start``, take in x_t, give (state, features (out_size,))."""
+
+    @abc.abstractmethod
+    def unroll(self, state: State, xs: PyTree, starts: Bool[Array, " T"]) -> tuple[State, Array]:
+        """T steps: xs with a leading time axis; gives (last state, features (T, out_size))."""
+
+    @classmethod
+    @abc.abstractmethod
+    def example(cls, key: PRNGKeyArray, steps: int) -> tuple[Self, PyTree]:
+        """A small instance with all sizes different, and ``steps`` inputs for it; the promises are run on it."""
+
+    @abc.abstractmethod
+    def reference(self, xs: PyTree, starts: np.ndarray) -> np.ndarray:
+        """The paper's recurrence as a literal float64 NumPy loop from ``init``: features (T, out_size)."""
+
+
+class AbstractLinearMemory(AbstractMemory):
+    """A memory whose state follows h_t = A_t ⊗ h_{t-1} ⊕ b_t. A layer states ``algebra``, ``encode`` and ``decode``."""
+
+    algebra: eqx.AbstractClassVar[AbstractAlgebra]
+
+    @abc.abstractmethod
+    def encode(self, x: PyTree, start: Start) -> Element:
+        """The element (A_t, b_t) of one step. Where ``start``, the state that A_t meets is the reading's zero."""
+
+    @abc.abstractmethod
+    def decode(self, h: Array, x: PyTree) -> Array:
+        """The features of one step."""
+
+    def time_axes(self) -> Element:
+        """``vmap``'s out_axes for ``encode``: None marks a part that is the same at every step and is stored once."""
+        return Element(0, 0)
+
+    def step(self, state, x, start):
+        element = jax.tree.map(lambda leaf: leaf[None], self.encode(x, start))
+        state, states = scan(self.algebra, element, state, start[None])
+        return state, self.decode(states[0], x)
+
+    def unroll(self, state, xs, starts):
+        axes = self.time_axes()
+        elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
+        elements = jax.tree.map(
+            lambda axis, part: jax.tree.map(lambda leaf: leaf[None], part) if axis is None else part,
+            axes,
+            elements,
+            is_leaf=lambda axis: axis is None,
+        )
+        state, states = scan(self.algebra, elements, state, starts)
+        return state, jax.vmap(self.decode)(states, xs)

@@ -1,0 +1,236 @@
+"""Filters that are ordinary linear recurrences on logits: exact where moves are permutations, adaptive where nearly so.
+
+    exact             l_t = P(a_{t-1}) l_{t-1} + log E[:, o_t]                                       (Cor. 4.3, 4.5)
+    adaptive (ALF)    w_t = (1 - delta) P(a_{t-1}) w_{t-1} + delta log E[:, o_t]                     (eq. 28, 65)
+    initial-state     L_t[s] = L_{t-1}[s] + log E[f_t(s), o_t],   f_t = f_{a_{t-1}} after f_{t-1}    (see below)
+
+A permutation matrix has one finite entry in each row of its logarithm, so the sum of the log-sum-exp reading has one
+term and the belief recurrence (``belief.py``) is the ordinary linear one. The exact filter shows it: it runs the same
+scan on the ordinary reading. A many-to-one map merges states, where that sum has several terms; logits over the
+INITIAL state never merge, and pushing their softmax forward along f_t gives the belief exactly.
+
+| paper        | here          | shape     | meaning                                                      |
+|--------------|---------------|-----------|--------------------------------------------------------------|
+| P(a)         | source        | (m, n)    | new logit i comes from old state source[a, i]                |
+| log E        | log_emission  | (k, m, n) | [observation, action, state reached]                         |
+| l_0, w_0     | log_first     | (k, n)    | logits after the first observation of an episode             |
+| delta        | delta         | ()        | forgetting rate in [0, 1]                                    |
+
+Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261. The initial-state form
+follows from its Corollary 4.5 by keeping the initial state as the index; it is this library's.
+Departures: the first observation of an episode is emitted before any transition.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ..core.algebra import AbstractAlgebra, Diagonal, Element, Ordinary, Permutation, Permuted
+from ..core.scan import scan
+from ..worlds.tables import POMDP, deterministic_of, permutation_of
+from .base import AbstractLinearMemory, AbstractMemory
+from .belief import _softmax, example_inputs, identity
+
+
+Readout = Callable[[Array], Array]
+
+
+class _PermutedFilter(AbstractLinearMemory):
+    """keep P(a) w + gain log-emission, from log_first at a start. Reads ``Inputs``; its tables are known, not learned."""
+
+    algebra: ClassVar[AbstractAlgebra] = Permutation()
+
+    source: Int[Array, "m n"]
+    log_emission: Float[Array, "k m n"]
+    log_first: Float[Array, "k n"]
+    keep: Float[Array, ""]
+    gain: Float[Array, ""]
+    out_size: int = eqx.field(static=True)
+    readout: Readout = eqx.field(static=True)
+
+    def init(self):
+        return jnp.zeros(self.out_size)
+
+    def encode(self, x, start):
+        keep, gain, log_emission, log_first = jax.lax.stop_gradient(
+            (self.keep, self.gain, self.log_emission, self.log_first)
+        )
+        move = Permuted(self.source[x.action], jnp.full(self.out_size, keep))
+        seen = gain * log_emission[x.observation, x.action]
+        return Element(move, jnp.where(start, log_first[x.observation], seen))
+
+    def decode(self, h, x):
+        return self.readout(h)
+
+    def reference(self, xs, starts):
+        log_E, log_first = np.asarray(self.log_emission, np.float64), np.asarray(self.log_first, np.float64)
+        keep, gain = float(self.keep), float(self.gain)
+        w, out = np.zeros(self.out_size), []
+        for o, a, start in zip(np.asarray(xs.observation), np.asarray(xs.action), starts, strict=True):
+            P = np.eye(self.out_size)[np.asarray(self.source)[a]]
+            w = log_first[o] if start else keep * P @ w + gain * log_E[o, a]
+            out.append(np.asarray(self.readout(w), np.float64))
+        return np.stack(out)
+
+
+class ExactLinearFilter(_PermutedFilter):
+    """The exact belief where every T(a) is a permutation. Features (n,): ``readout`` of the logits, by default softmax.
+
+    Its logits matter up to a constant and are shifted so that the largest is 0. Raises ValueError for a model with
+    another transition.
+    """
+
+    algebra: ClassVar[AbstractAlgebra] = Permutation(Ordinary(shifted=True))
+
+    def __init__(self, model: POMDP, readout: Readout = jax.nn.softmax):
+        self.source = jnp.asarray(np.stack([_source(a, T) for a, T in enumerate(model.transition)]))
+        with np.errstate(divide="ignore"):  # log 0 = -inf: impossible
+            self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
+            self.log_first = jnp.asarray(np.log(model.initial_emission.T) + np.log(model.initial))
+        self.keep = self.gain = jnp.ones(())
+        self.out_size, self.readout = model.n_states, readout
+
+    @classmethod
+    def example(cls, key, steps):
+        model = _example(key, next_states=[[1, 2, 0], [0, 2, 1]])
+        return cls(model), example_inputs(key, steps, observations=5, actions=2)
+
+
+def _source(action: int, transition: np.ndarray) -> np.ndarray:
+    source = permutation_of(transition)
+    if source is None:
+        raise ValueError(
+            f"transition[{action}] is not a permutation, so no ordinary linear filter is exact; use InitialStateFilter "
+            "for deterministic moves, AdaptiveLinearFilter for nearly deterministic ones, or Belief"
+        )
+    return source
+
+
+class AdaptiveLinearFilter(_PermutedFilter):
+    """ALF: for T(a) near a permutation on the recurrent states of its deterministic backbone (row-wise most probable
+    moves); transient states keep their place. Features (n,): ``readout`` of the logits, by default the logits.
+
+    delta: forgetting rate in [0, 1]. initial_logits: (n,), by default 0. Raises ValueError for an emission of 0 (its
+    logarithm would stay in the logits forever) and for a delta out of range.
+    """
+
+    def __init__(
+        self,
+        model: POMDP,
+        delta: float,
+        initial_logits: Float[np.ndarray, " n"] | None = None,
+        readout: Readout = identity,
+    ):
+        if not 0 <= delta <= 1:
+            raise ValueError(f"delta is {delta}; the forgetting rate lies in [0, 1]")
+        for name, table in (("emission", model.emission), ("initial_emission", model.initial_emission)):
+            if (zeros := np.argwhere(table == 0)).size:
+                raise ValueError(
+                    f"{name}{zeros[0].tolist()} is 0; the adaptive filter needs positive emissions "
+                    "(mix a little of a uniform distribution in, or use Belief)"
+                )
+        w_0 = np.zeros(model.n_states) if initial_logits is None else np.asarray(initial_logits)
+        self.source = jnp.asarray(np.stack([backbone_source(T) for T in model.transition]))
+        self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
+        self.log_first = jnp.asarray((1 - delta) * w_0 + delta * np.log(model.initial_emission.T))
+        self.keep, self.gain = jnp.asarray(1.0 - delta), jnp.asarray(float(delta))
+        self.out_size, self.readout = model.n_states, readout
+
+    @classmethod
+    def example(cls, key, steps):
+        model = _example(key, next_states=[[1, 2, 0], [0, 2, 1]], noise=0.1)
+        return cls(model, delta=0.2, initial_logits=np.array([0.3, -0.2, 0.1])), example_inputs(key, steps, 5, 2)
+
+
+def backbone_source(transition: np.ndarray) -> np.ndarray:
+    """Where each logit comes from under the backbone: its predecessor on a cycle, itself if it is transient."""
+    moves = transition.argmax(axis=1)
+    recurrent = np.arange(len(moves))
+    for _ in range(len(moves)):
+        recurrent = np.unique(moves[recurrent])
+    source = np.arange(len(moves))
+    source[moves[recurrent]] = recurrent
+    return source
+
+
+class InitialStateFilter(AbstractMemory):
+    """The exact belief where every T(a) is deterministic, many-to-one or not. Features (n,): the belief.
+
+    State: (f_t (n,) int, L_t (n,)). Raises ValueError for a model with random moves.
+    """
+
+    algebra: ClassVar[AbstractAlgebra] = Diagonal(Ordinary(shifted=True))
+
+    next_state: Int[Array, "m n"]
+    log_emission: Float[Array, "k m n"]
+    log_first: Float[Array, "k n"]
+    out_size: int = eqx.field(static=True)
+
+    def __init__(self, model: POMDP):
+        maps = [deterministic_of(T) for T in model.transition]
+        if any(f is None for f in maps):
+            action = next(a for a, f in enumerate(maps) if f is None)
+            raise ValueError(
+                f"transition[{action}] is not deterministic, so logits over the initial state do not give the belief; "
+                "use AdaptiveLinearFilter for nearly deterministic moves, or Belief"
+            )
+        self.next_state = jnp.asarray(np.stack(maps))
+        with np.errstate(divide="ignore"):
+            self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
+            self.log_first = jnp.asarray(np.log(model.initial_emission.T) + np.log(model.initial))
+        self.out_size = model.n_states
+
+    def init(self):
+        return jnp.arange(self.out_size), jnp.zeros(self.out_size)
+
+    def step(self, state, x, start):
+        one = jax.tree.map(lambda leaf: leaf[None], (x, start))
+        state, features = self.unroll(state, *one)
+        return state, features[0]
+
+    def unroll(self, state, xs, starts):
+        composed, L = state
+        log_emission, log_first = jax.lax.stop_gradient((self.log_emission, self.log_first))
+
+        def compose(f, step):
+            action, start = step
+            f = jnp.where(start, jnp.arange(self.out_size), self.next_state[action][f])
+            return f, f
+
+        composed, maps = jax.lax.scan(compose, composed, (xs.action, starts))
+        evidence = jnp.take_along_axis(log_emission[xs.observation, xs.action], maps, axis=1)
+        inputs = jnp.where(starts[:, None], log_first[xs.observation], evidence)
+        L, logits = scan(self.algebra, Element(jnp.ones((1, self.out_size)), inputs), L, starts)
+        return (composed, L), jax.vmap(_push_forward)(maps, jax.nn.softmax(logits))
+
+    @classmethod
+    def example(cls, key, steps):
+        model = _example(key, next_states=[[1, 2, 2], [0, 0, 1]])
+        return cls(model), example_inputs(key, steps, observations=5, actions=2)
+
+    def reference(self, xs, starts):
+        log_E, log_first = np.asarray(self.log_emission, np.float64), np.asarray(self.log_first, np.float64)
+        f, L, out = np.arange(self.out_size), np.zeros(self.out_size), []
+        for o, a, start in zip(np.asarray(xs.observation), np.asarray(xs.action), starts, strict=True):
+            f = np.arange(self.out_size) if start else np.asarray(self.next_state)[a][f]
+            L = log_first[o] if start else L + log_E[o, a][f]
+            p, belief = _softmax(L), np.zeros(self.out_size)
+            np.add.at(belief, f, p)
+            out.append(belief)
+        return np.stack(out)
+
+
+def _push_forward(f: Int[Array, " n"], p: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.zeros_like(p).at[f].add(p)
+
+
+def _example(key, next_states, noise=0.0) -> POMDP:
+    """A POMDP with 3 states and 5 observations that moves by the given maps, or anywhere with probability noise."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    transition = (1 - noise) * np.eye(3)[np.asarray(next_states)] + noise / 3
+    return POMDP(transition, rng.dirichlet(np.ones(5), 3), np.zeros(3), rng.dirichlet(np.ones(3)), discount=0.9)

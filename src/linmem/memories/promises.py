@@ -1,0 +1,265 @@
+"""What every memory promises, as functions that anyone can run on their own layer (``linmem check module:Class``).
+
+A promise takes a memory class and raises ``Broken`` with a sentence if it does not hold. It works on the class's own
+``example``: a small instance whose sizes all differ, so that a transposed product cannot pass.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+from .base import AbstractLinearMemory, AbstractMemory
+
+STEPS = 13
+LONG = 10_000
+STARTS = np.isin(np.arange(STEPS), [0, 4, 5])  # at the beginning, after a few steps, and two in a row
+LAST_START = 5
+# float32 carries 7 digits; a few are lost over STEPS steps, one or two more over LONG steps.
+TOLERANCE, LONG_TOLERANCE = 2e-5, 1e-3
+
+
+class Broken(AssertionError):
+    """A promise that does not hold."""
+
+
+@eqx.filter_jit
+def _unroll(memory: AbstractMemory, state: Any, xs: PyTree, starts: Array) -> tuple[Any, Array]:
+    return memory.unroll(state, xs, starts)
+
+
+@eqx.filter_jit
+def _walk(memory: AbstractMemory, state: Any, xs: PyTree, starts: Array) -> tuple[Any, Array]:
+    """The same by stepping."""
+    return jax.lax.scan(lambda s, x: memory.step(s, *x), state, (xs, starts))
+
+
+def _example(cls: type[AbstractMemory], steps: int = STEPS) -> tuple[AbstractMemory, PyTree]:
+    return cls.example(jax.random.key(7), steps)
+
+
+def _starts() -> Bool[Array, " T"]:
+    return jnp.asarray(STARTS)
+
+
+def _same(what: str, got: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    """Equal up to ``tolerance`` relative to the largest expected entry; 0 asks for identical bits."""
+    for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        g, e = np.asarray(g), np.asarray(e)
+        if g.shape != e.shape:
+            raise Broken(f"{what}: shapes {g.shape} and {e.shape} differ")
+        if tolerance == 0:
+            if not np.array_equal(g, e, equal_nan=False):
+                raise Broken(f"{what}: not bit-identical; largest difference {_gap(g, e):.3g}")
+            continue
+        finite = np.isfinite(e)
+        if not np.array_equal(np.where(finite, 0, g), np.where(finite, 0, e)):
+            raise Broken(f"{what}: NaN or infinities where the other has none")
+        scale = max(1.0, float(np.abs(e[finite]).max(initial=0)))
+        if (gap := _gap(g[finite], e[finite])) > tolerance * scale:
+            raise Broken(f"{what}: differ by {gap:.3g}, allowed {tolerance * scale:.3g}")
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a.astype(complex) - b.astype(complex)).max(initial=0))
+
+
+def unroll_is_the_reference(cls: type[AbstractMemory]) -> None:
+    """unroll gives what the paper's recurrence gives in float64."""
+    memory, xs = _example(cls)
+    _, ys = _unroll(memory, memory.init(), xs, _starts())
+    _same("unroll and reference", ys, memory.reference(xs, STARTS))
+
+
+def unroll_is_stepping(cls: type[AbstractMemory]) -> None:
+    """Learning and acting see the same features and end in the same state."""
+    memory, xs = _example(cls)
+    _same(
+        "unroll and stepping",
+        _unroll(memory, memory.init(), xs, _starts()),
+        _walk(memory, memory.init(), xs, _starts()),
+    )
+
+
+def two_pieces_are_one(cls: type[AbstractMemory]) -> None:
+    """A sequence may be cut anywhere and continued from the state."""
+    memory, xs = _example(cls)
+    whole = _unroll(memory, memory.init(), xs, _starts())
+    state, parts = memory.init(), []
+    for piece in (slice(0, 3), slice(3, 9), slice(9, None)):
+        state, ys = _unroll(memory, state, jax.tree.map(lambda x: x[piece], xs), _starts()[piece])  # noqa: B023
+        parts.append(ys)
+    _same("two pieces and one", (state, jnp.concatenate(parts)), whole)
+
+
+def nothing_crosses_a_start(cls: type[AbstractMemory]) -> None:
+    """With NaN in all that lies before a start, features, states and gradients after it keep every bit."""
+    memory, xs = _example(cls)
+    poisoned = jax.tree.map(_poison, xs), jax.tree.map(lambda s: _poison(s[None])[0], memory.init())
+    starts = _starts()
+
+    for run in (_unroll, _walk):
+
+        @eqx.filter_jit
+        def after(xs, state, run=run):
+            def loss(late):
+                whole = jax.tree.map(lambda x, y: jnp.concatenate([x[:LAST_START], y]), xs, late)
+                last, ys = run(memory, state, whole, starts)
+                return jnp.sum(ys[LAST_START:] ** 2), (last, ys[LAST_START:])
+
+            late = jax.tree.map(lambda x: x[LAST_START:], xs)
+            floats, rest = eqx.partition(late, eqx.is_inexact_array)
+            return jax.value_and_grad(lambda f: loss(eqx.combine(f, rest)), has_aux=True)(floats)
+
+        clean = after(xs, memory.init())
+        _same(f"after a start ({run.__wrapped__.__name__.strip('_')})", after(*poisoned), clean, 0)
+
+
+def _poison(x: Array, count: int = LAST_START) -> Array:
+    """The first ``count`` steps spoiled: NaN, or for integers another valid value."""
+    first = (jnp.arange(len(x)) < count).reshape((-1,) + (1,) * (x.ndim - 1))
+    spoiled = jnp.nan if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros_like(x)
+    return jnp.where(first, spoiled, x).astype(x.dtype)
+
+
+def the_future_does_not_reach_the_past(cls: type[AbstractMemory]) -> None:
+    """With NaN in all inputs from a step on, the features before it keep every bit."""
+    memory, xs = _example(cls)
+    late = 3
+    spoiled = jax.tree.map(lambda x: jnp.flip(_poison(jnp.flip(x, 0), late), 0), xs)
+    _, clean = _unroll(memory, memory.init(), xs, _starts())
+    _, dirty = _unroll(memory, memory.init(), spoiled, _starts())
+    _same("features before a change", dirty[:-late], clean[:-late], 0)
+
+
+def elements_obey_the_laws(cls: type[AbstractMemory]) -> None:
+    """For a linear memory's own elements, combine is associative and acts as one after the other."""
+    memory, xs = _example(cls)
+    if not isinstance(memory, AbstractLinearMemory):
+        return
+    e, f, g = (
+        memory.encode(jax.tree.map(lambda x: x[t], xs), jnp.asarray(False))  # noqa: B023
+        for t in range(3)
+    )
+    (algebra, e), (_, f), (_, g) = (memory.algebra.materialise(element) for element in (e, f, g))
+    h = memory.init() + jax.random.normal(jax.random.key(0), memory.init().shape)
+    _same(
+        "combine is associative",
+        algebra.combine(algebra.combine(e, f), g),
+        algebra.combine(e, algebra.combine(f, g)),
+    )
+    _same("act of combine", algebra.act(algebra.combine(e, f), h), algebra.act(f, algebra.act(e, h)))
+
+
+def gradients_agree_on_both_paths(cls: type[AbstractMemory]) -> None:
+    """Gradients in parameters, inputs and initial state are finite, and equal for unroll and for stepping."""
+    memory, xs = _example(cls)
+    leaves = (memory, xs, memory.init())
+    floats, rest = eqx.partition(leaves, eqx.is_inexact_array)
+
+    def gradient(run):
+        def loss(floats):
+            memory, xs, state = eqx.combine(floats, rest)
+            _, ys = run(memory, state, xs, _starts())
+            weights = jnp.cos(jnp.arange(ys.size, dtype=ys.dtype)).reshape(ys.shape)
+            return jnp.sum(weights * ys)
+
+        return jax.jit(jax.grad(loss))(floats)
+
+    by_unroll, by_step = gradient(_unroll), gradient(_walk)
+    if not all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(by_unroll)):
+        raise Broken("gradients of unroll: not finite")
+    _same("gradients of unroll and stepping", by_unroll, by_step, 1e-4)
+
+
+def vmap_is_a_loop(cls: type[AbstractMemory]) -> None:
+    """A batch of sequences with different starts gives what the sequences give one by one."""
+    memory, xs = _example(cls)
+    batch = jax.tree.map(lambda x: jnp.stack([x, jnp.flip(x, 0), jnp.roll(x, 1, 0)], axis=1), xs)
+    starts = jnp.stack([_starts(), _starts().at[2].set(True), jnp.zeros(STEPS, bool).at[0].set(True)], axis=1)
+    unroll = eqx.filter_jit(jax.vmap(memory.unroll, in_axes=(None, 1, 1), out_axes=(0, 1)))
+    together = unroll(memory.init(), batch, starts)
+    for b in range(3):
+        alone = _unroll(memory, memory.init(), jax.tree.map(lambda x: x[:, b], batch), starts[:, b])  # noqa: B023
+        _same("vmap and loop", (jax.tree.map(lambda s: s[b], together[0]), together[1][:, b]), alone)  # noqa: B023
+
+
+def a_second_call_does_not_retrace(cls: type[AbstractMemory]) -> None:
+    """Calling again with other values of the same shapes compiles nothing."""
+    memory, xs = _example(cls)
+    traced = []
+
+    @eqx.filter_jit
+    def run(memory, state, xs):
+        traced.append(1)
+        return memory.unroll(state, xs, _starts())
+
+    state, _ = run(memory, memory.init(), xs)
+    run(memory, state, jax.tree.map(lambda x: jnp.flip(x, 0), xs))
+    other, _ = cls.example(jax.random.key(8), STEPS)
+    run(other, state, xs)
+    if len(traced) != 1:
+        raise Broken(f"unroll was traced {len(traced)} times for equal shapes")
+
+
+def types_and_structure_are_kept(cls: type[AbstractMemory]) -> None:
+    """State after a step or an unroll has the form of ``init``; features are float32 of shape (out_size,)."""
+    memory, xs = _example(cls)
+    form = jax.eval_shape(memory.init)
+    stepped, y = jax.eval_shape(memory.step, form, jax.tree.map(lambda x: x[0], xs), jnp.asarray(True))
+    unrolled, ys = jax.eval_shape(memory.unroll, form, xs, _starts())
+    for name, state in (("step", stepped), ("unroll", unrolled)):
+        if jax.tree.structure(state) != jax.tree.structure(form) or any(
+            (a.shape, a.dtype) != (b.shape, b.dtype)
+            for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(form), strict=True)
+        ):
+            raise Broken(f"{name} turns a state {form} into {state}")
+    if (y.shape, y.dtype) != ((memory.out_size,), jnp.float32):
+        raise Broken(f"step gives {y.dtype}{y.shape}, out_size is {memory.out_size}, features are float32")
+    if (ys.shape, ys.dtype) != ((STEPS, memory.out_size), jnp.float32):
+        raise Broken(f"unroll gives {ys.dtype}{ys.shape} for {STEPS} steps and out_size {memory.out_size}")
+
+
+def saving_and_loading_changes_nothing(cls: type[AbstractMemory]) -> None:
+    """Written leaves, read into another instance of the same form, give the same features, bit by bit."""
+    memory, xs = _example(cls)
+    other, _ = cls.example(jax.random.key(8), STEPS)
+    file = io.BytesIO()
+    eqx.tree_serialise_leaves(file, memory)
+    file.seek(0)
+    loaded = eqx.tree_deserialise_leaves(file, other)
+    _same(
+        "loaded and saved",
+        _unroll(loaded, memory.init(), xs, _starts())[1],
+        _unroll(memory, memory.init(), xs, _starts())[1],
+        0,
+    )
+
+
+def float32_stays_near_float64(cls: type[AbstractMemory]) -> None:
+    """Over 10,000 steps without a start, features stay within 1e-3 of the float64 recurrence, relative to the largest."""
+    memory, xs = _example(cls, LONG)
+    starts = np.arange(LONG) == 0
+    _, ys = _unroll(memory, memory.init(), xs, jnp.asarray(starts))
+    _same("float32 and float64 over a long run", ys, memory.reference(xs, starts), LONG_TOLERANCE)
+
+
+PROMISES: list[Callable[[type[AbstractMemory]], None]] = [
+    types_and_structure_are_kept,
+    unroll_is_the_reference,
+    unroll_is_stepping,
+    two_pieces_are_one,
+    nothing_crosses_a_start,
+    the_future_does_not_reach_the_past,
+    elements_obey_the_laws,
+    gradients_agree_on_both_paths,
+    vmap_is_a_loop,
+    a_second_call_does_not_retrace,
+    saving_and_loading_changes_nothing,
+    float32_stays_near_float64,
+]
