@@ -39,6 +39,10 @@ class AbstractMemory(eqx.Module):
     def unroll(self, state: State, xs: PyTree, starts: Bool[Array, " T"]) -> tuple[State, Array]:
         """T steps: xs with a leading time axis; gives (last state, features (T, out_size))."""
 
+    def believes(self, features: Array) -> Array | None:
+        """The features as a distribution over hidden states, if by definition they are one; None otherwise."""
+        return None
+
     @classmethod
     @abc.abstractmethod
     def example(cls, key: PRNGKeyArray, steps: int) -> tuple[Self, PyTree]:

@@ -77,6 +77,9 @@ class Belief(AbstractLinearMemory):
     def decode(self, h, x):
         return self.readout(h)
 
+    def believes(self, features):
+        return features if self.readout is jax.nn.softmax else None
+
     @classmethod
     def example(cls, key, steps):
         return cls(example_model(key)), example_inputs(key, steps, observations=5, actions=2)

@@ -27,6 +27,7 @@ import scipy.linalg
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
+from ..core.matrices import inverse, unitary
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory
 from .belief import example_inputs
@@ -53,7 +54,7 @@ class DeepALF(AbstractLinearMemory):
 
     def encode(self, x, start):
         delta = jax.nn.sigmoid(self.delta_logit)
-        entering = jnp.linalg.solve(jax.lax.complex(self.v_real, self.v_imag), self._log_emission())
+        entering = inverse(jax.lax.complex(self.v_real, self.v_imag)) @ self._log_emission()
         return Element(
             (1 - delta) * jnp.exp(1j * self.angle)[x.action], delta * entering[:, x.observation]
         )
@@ -101,7 +102,7 @@ def random_deep_alf(
         raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: Lambda, V, E, delta")
     angle_key, v_key, e_key, delta_key = jax.random.split(key, 4)
     angle = jax.random.uniform(angle_key, (actions, states), minval=-np.pi, maxval=np.pi)
-    v, _ = jnp.linalg.qr(jax.lax.complex(*jax.random.normal(v_key, (2, states, states))))
+    v = unitary(v_key, states)
     logits = jax.random.normal(e_key, (states, observations))
     rate = jax.random.uniform(delta_key, minval=1e-3, maxval=1 - 1e-3)
     if known & {"Lambda", "V", "E"}:

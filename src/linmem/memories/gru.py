@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.matrices import orthogonal
 from .base import AbstractMemory
 
 
@@ -38,7 +39,6 @@ class GRU(AbstractMemory):
     def __init__(self, in_size: int, size: int, *, key: PRNGKeyArray):
         in_key, state_key = jax.random.split(key)
         self.w_in = jax.nn.initializers.lecun_normal(1, 0)(in_key, (3 * size, in_size))
-        orthogonal = jax.nn.initializers.orthogonal()
         self.w_state = jnp.concatenate([orthogonal(k, (size, size)) for k in jax.random.split(state_key, 3)])
         self.bias, self.bias_new = jnp.zeros(3 * size), jnp.zeros(size)
         self.out_size = size

@@ -95,6 +95,9 @@ class ExactLinearFilter(_PermutedFilter):
         self.keep = self.gain = jnp.ones(())
         self.out_size, self.readout = model.n_states, readout
 
+    def believes(self, features):
+        return features if self.readout is jax.nn.softmax else None
+
     @classmethod
     def example(cls, key, steps):
         model = _example(key, next_states=[[1, 2, 0], [0, 2, 1]])
@@ -207,6 +210,9 @@ class InitialStateFilter(AbstractMemory):
         inputs = jnp.where(starts[:, None], log_first[xs.observation], evidence)
         L, logits = scan(self.algebra, Element(jnp.ones((1, self.out_size)), inputs), L, starts)
         return (composed, L), jax.vmap(_push_forward)(maps, jax.nn.softmax(logits))
+
+    def believes(self, features):
+        return features
 
     @classmethod
     def example(cls, key, steps):

@@ -64,10 +64,10 @@ class RingWorld(AbstractWorld):
         goals: Sequence[int] = (2, 3),
         traps: Sequence[int] = (6, 11, 12),
         eps: float = 0.05,
-        slip: str = "other",
+        slip: str = "stay",
         episode_length: int = 100,
         beacon_angles: Sequence[float] = (0.0, 90.0, 180.0, 270.0),
-        sharpness: float = 1.35,
+        sharpness: float = 0.76,
         discount: float = 0.99,
     ):
         if positions < 1:

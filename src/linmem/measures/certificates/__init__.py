@@ -1,7 +1,7 @@
 """Is linear memory enough for this model? ``analyse(model)`` answers with reasons and numbers.
 
 Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, "Why Linear Recurrent Memory Works in
-Partially Observable Reinforcement Learning", ICML 2026, arXiv:2605.31261: Corollaries 4.3 and 4.5, Theorem 4.4,
+Partially Observable Reinforcement Learning", ICML 2026, arXiv:2605.31261: Corollaries 4.3, 4.5, Theorem 4.4,
 Definition 5.1, Assumptions 5.3, 5.6 and 5.8, Theorems 5.7 and 5.9.
 
     backbone.py      transition = D + eps Q: the deterministic part, its cycles, what is left

@@ -1,36 +1,36 @@
 """``analyse(model)``: how deterministic a model is, which theorem covers it, and the filter to use.
 
-Which filter:
+| transition of every action          | filter          | because                                           |
+|-------------------------------------|-----------------|---------------------------------------------------|
+| a permutation                       | exact linear    | Corollary 4.3, Theorem 4.4; actions: Cor. 4.5     |
+| deterministic, some many-to-one     | initial-state   | logits over the initial state stay linear         |
+| nearly deterministic, one action    | adaptive linear | Theorem 5.7, or 5.9 where it promises more        |
+| near a permutation, several actions | adaptive linear | Theorem 5.9, the time-varying filter              |
+| anything else                       | belief          | no theorem covers a linear filter                 |
 
-| transition of every action            | filter            | because                                             |
-|---------------------------------------|-------------------|-----------------------------------------------------|
-| a permutation                         | exact linear      | Corollary 4.3, Theorem 4.4; Corollary 4.5 (actions) |
-| deterministic, some many-to-one       | initial-state     | logits over the initial state stay linear           |
-| nearly deterministic, one action      | adaptive linear   | Theorem 5.7, or 5.9 where it promises more          |
-| near a permutation, several actions   | adaptive linear   | Theorem 5.9, the time-varying filter                |
-| anything else                         | belief            | no theorem covers a linear filter                   |
+The rate. The theorems admit delta = lambda / log(1/eps) with any 0 < lambda < xi. The leading term of the
+error bound falls with lambda, so we take lambda = 0.97 xi (the paper's experiment takes 0.7 / 0.7206 = 0.971
+of it), but no more than makes delta = 1/2: the theorems are about small delta, and a larger one keeps too
+little of the past. The certified rate is a careful one: in every simulation of the tests a larger rate errs
+less.
 
-The rate. The theorems admit delta = lambda / log(1/eps) with any 0 < lambda < xi. The leading term of the error bound
-falls with lambda, so we take lambda = 0.97 xi (the paper's own choice in its experiment is 0.7 / 0.7206 = 0.971 of
-it), but no more than makes delta = 1/2: the theorems are about small delta, and a larger one keeps too little past.
-In simulations of near-permutation models the best rate lay at or above the admissible range, never inside it: the
-certified rate is a careful one.
-
-The bound. error <= kappa eps log(1/eps) + o(eps log(1/eps)), kappa = -q_min alpha / lambda. It is a statement about
-eps -> 0; at the model's own eps its leading term guides but does not bound, and from 1 on it says nothing (vacuous).
+The bound. error <= kappa eps log(1/eps) + o(eps log(1/eps)), kappa = -q_min alpha / lambda. It speaks of eps
+-> 0: at the model's own eps its leading term guides but does not bound, and from 1 on it says nothing
+(vacuous).
 
 Departures
   The rows of the tables are first divided by their sums, which may be off by rounding.
   "Nearly deterministic" has no threshold in the paper; here eps < 0.5, so that the backbone is unique.
-  alpha "sufficiently large" is taken as the infimum over the pairs of recurrent states. W bounds the filter's initial
-      logits, which start at 0, and |log E| over the recurrent states only.
-  The pairs are of recurrent states: the decoder of Theorem 5.7 is read as the argmax over these. A transient state
-      holds mass of order eps.
-  Theorem 5.9 also covers one action that is always taken. Where it applies to a model without actions we give it
-      beside Theorem 5.7, since its exponent does not shrink with the period; the recommended rate comes from the
-      theorem with the smaller kappa.
-  Where the emission depends on the action, Assumption 5.8 and the exponent are taken for the worst action. The law of
-      the first observation, which is made once, does not enter.
+  alpha, "sufficiently large", is taken as its infimum over the pairs of recurrent states. W bounds the
+      filter's initial logits, which start at 0, and |log E| over the recurrent states only.
+  The pairs are of recurrent states: the decoder of Theorem 5.7 is read as the argmax over these. The
+      transient states hold mass of order eps. With one recurrent state there is no pair: xi is inf, alpha
+      and kappa are 0.
+  Theorem 5.9 also covers one action that is always taken. Where it applies to a model without actions it
+      stands beside Theorem 5.7, because its exponent does not shrink with the period; the recommended rate
+      comes from the theorem with the smaller kappa.
+  Where the emission depends on the action, Assumption 5.8 and the exponent are taken for the worst action.
+      The law of the first observation, which is made once, does not enter.
   Emissions that nowhere differ by more than 1e-9 count as identical.
 """
 
@@ -149,7 +149,7 @@ class Analysis:
 
     @property
     def xi(self) -> float | None:
-        """The paper's exponent: Theorem 5.7's for one action, 5.9's for several; None where neither applies."""
+        """The exponent of Theorem 5.7 for one action, of 5.9 for several; None where it does not apply."""
         return self.certificates[0].xi if self.certificates else None
 
     def lines(self) -> list[str]:
@@ -160,7 +160,7 @@ class Analysis:
         return "\n".join(self.lines())
 
     def as_dict(self) -> dict[str, Any]:
-        """Strict JSON: arrays are lists, an infinite number is the string 'inf'. Leaves out Q, which is large."""
+        """Strict JSON: arrays as lists, an infinite number as the string 'inf', without Q, which is large."""
         return _plain(self)
 
 
@@ -231,58 +231,48 @@ def _certificates(
     if len(backbones) < len(transitions):
         return
     eps, q_min = max(each.eps for each in backbones), min(each.q_min for each in backbones)
-
-    def certificate(theorem, emissions, cycles, period):
-        bound = _logit_bound(emissions)
-        # Actions often share their emission, and need it looked at once.
-        kinds, first = np.unique(emissions, axis=0, return_index=True)
-        found = [exponent(emission, cycles, period, bound) for emission in kinds]
-        worst = min(range(len(found)), key=lambda i: found[i].xi)
-        pair = dict(zip(("state", "other_state"), found[worst].pair or (), strict=False))
-        if pair and len(kinds) > 1:
-            pair["action"] = int(first[worst])
-        alpha = max(each.alpha for each in found)
-        return _with_rate(theorem, period, found[worst].xi, pair, eps, q_min, bound, alpha)
-
     one = len(backbones) == 1
-    recurrent = list(backbones[0].recurrent)
-    if one and is_positive(emissions[:, recurrent]).all():
-        # Rows of transient states never enter; 1 keeps their zeros out of the logarithm.
-        visible = np.ones_like(emissions)
-        visible[:, recurrent] = emissions[:, recurrent]
-        yield certificate("5.7", visible, backbones[0].cycles, backbones[0].period)
+    if one and is_positive(emissions[:, list(backbones[0].recurrent)]).all():
+        yield _certificate("5.7", emissions, backbones[0].cycles, backbones[0].period, eps, q_min)
     if all(each.is_permutation for each in backbones) and is_positive(emissions).all():
-        each_alone = tuple((state,) for state in range(emissions.shape[1]))
-        uniform = certificate("5.9", emissions, each_alone, 1)
+        # Under any actions a pair may be met at every step: each state is followed alone, with M = 1.
+        alone = tuple((state,) for state in range(emissions.shape[1]))
+        uniform = _certificate("5.9", emissions, alone, 1, eps, q_min)
         if uniform.xi > 0 or not one:
             yield uniform
 
 
-def _logit_bound(emissions: Float[np.ndarray, "..."]) -> float:
-    """W: the largest |log E|, since the initial logits are 0."""
-    return float(-np.log(emissions.min()))
-
-
-def _with_rate(
+def _certificate(
     theorem: str,
+    emissions: Float[np.ndarray, "m n k"],
+    cycles: tuple[tuple[int, ...], ...],
     period: int,
-    xi: float,
-    pair: Mapping[str, int],
     eps: float,
     q_min: float,
-    logit_bound: float,
-    alpha: float,
 ) -> Certificate:
-    known = Certificate(
-        theorem, period, xi, pair, eps, q_min, logit_bound, alpha if math.isfinite(alpha) else None
-    )
+    followed = [state for cycle in cycles for state in cycle]
+    logit_bound = float(-np.log(emissions[:, followed].min()))
+    # Actions often share their emission, which then needs looking at only once.
+    kinds, action = np.unique(emissions, axis=0, return_index=True)
+    found = [exponent(emission, cycles, period, logit_bound) for emission in kinds]
+    worst = min(range(len(kinds)), key=lambda kind: found[kind].xi)
+    pair = {}
+    if hardest := found[worst].pair:
+        under = {"action": int(action[worst])} if len(kinds) > 1 else {}
+        pair = {"state": hardest[0], "other_state": hardest[1]} | under
+    xi, alpha = found[worst].xi, max(each.alpha for each in found)
     if xi == 0 or eps == 0:
-        return known
+        alpha = alpha if xi > 0 else None
+        return Certificate(theorem, period, xi, pair, eps, q_min, logit_bound, alpha)
     log_eps = -math.log(eps)  # log(1/eps), where 1/eps may overflow
     rate = min(FRACTION_OF_XI * xi, LARGEST_DELTA * log_eps)
     kappa = -q_min * alpha / rate
-    return dataclasses.replace(
-        known, rate=rate, delta=rate / log_eps, kappa=kappa, bound=kappa * eps * log_eps
+    return Certificate(
+        *(theorem, period, xi, pair, eps, q_min, logit_bound, alpha),
+        rate=rate,
+        delta=rate / log_eps,
+        kappa=kappa,
+        bound=kappa * eps * log_eps,
     )
 
 
@@ -293,7 +283,9 @@ def _recommend(
     certificates: tuple[Certificate, ...],
 ) -> Recommendation:
     if kind == PERMUTATION:
-        reason = "a permutation moves logits without mixing them, so the linear filter equals the Bayes filter"
+        reason = (
+            "a permutation moves logits without mixing them, so the linear filter equals the Bayes filter"
+        )
         return Recommendation("exact linear", reason)
     if kind == MANY_TO_ONE:
         reason = "states merge but never split, so logits over the initial state stay linear and exact"
@@ -302,10 +294,11 @@ def _recommend(
         action, each = next((a, t) for a, t in enumerate(transitions) if t.kind == NEITHER)
         reason = f"a state misses its likeliest successor with probability {each.eps:.3g}: no map is near"
         return Recommendation("belief", reason + _under(action, transitions))
-    usable = [each for each in certificates if each.kappa is not None]
+    usable = [(each.kappa, each) for each in certificates if each.kappa is not None]
     if usable:
-        best = min(usable, key=lambda each: each.kappa)
-        reason = f"Theorem {best.theorem} admits it" + (", but its bound says nothing yet at this eps" * best.vacuous)
+        _, best = min(usable, key=lambda each: each[0])
+        reason = f"by Theorem {best.theorem} its error vanishes with eps as fast as the Bayes decoder's bound"
+        reason += "; at this eps the bound says nothing yet" * best.vacuous
         return Recommendation("adaptive linear", reason, best.delta)
     merging = [a for a, each in enumerate(transitions) if each.backbone and not each.backbone.is_permutation]
     if len(transitions) > 1 and merging:
@@ -340,15 +333,15 @@ def _rows(found: Analysis) -> Iterator[tuple[str, str]]:
 
 def _describe(each: Transition) -> str:
     if each.backbone is None:
-        return f"{each.kind} a permutation nor near a deterministic map: eps = {each.eps:.4g}"
+        return f"neither deterministic nor nearly so: eps = {each.eps:.4g}"
     lengths = sorted(map(len, each.backbone.cycles), reverse=True)
     parts = [
         each.kind + (f", eps = {each.eps:.4g}" if each.eps > 0 else ""),
-        f"{_count(len(lengths), 'recurrent class', 'es')}, the longest of {_count(lengths[0], 'state')}",
+        f"{_count(len(lengths), 'cycle')} (the longest of {_count(lengths[0], 'state')})",
         _count(len(each.backbone.transient), "transient state"),
         f"period {each.backbone.period}",
     ]
-    return "; ".join(parts)
+    return ", ".join(parts)
 
 
 def _describe_exponent(each: Certificate) -> str:
@@ -358,11 +351,11 @@ def _describe_exponent(each: Certificate) -> str:
     pair = f"states {each.pair['state']} and {each.pair['other_state']}{under}"
     if each.xi == 0:
         return f"xi = 0: {pair} cannot be told apart, no rate is admissible"
-    return f"xi = {each.xi:.6g} (the hardest pair: {pair}), 0 < lambda < xi"
+    return f"xi = {each.xi:.6g} (the hardest pair: {pair})" + ", 0 < lambda < xi" * (each.rate is not None)
 
 
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}" + plural * (number != 1)
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _plain(value: Any) -> Any:

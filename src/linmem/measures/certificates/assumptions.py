@@ -1,13 +1,13 @@
 """What the theorems ask of the emissions, with a witness where they do not get it.
 
-| Assumption | asks                                                                                   | for         |
-|------------|----------------------------------------------------------------------------------------|-------------|
-| 5.3        | finite initial logits; every observation possible in every recurrent state             | Theorem 5.7 |
-| 5.6        | followed for M steps, distinct recurrent states meet distinct emission distributions   | Theorem 5.7 |
-| 5.8        | every observation possible in every state; no two states with the same emission        | Theorem 5.9 |
+| Assumption | asks                                                                           | for         |
+|------------|--------------------------------------------------------------------------------|-------------|
+| 5.3        | finite initial logits; every observation possible in every recurrent state     | Theorem 5.7 |
+| 5.6        | along M steps, distinct recurrent states meet distinct emission distributions  | Theorem 5.7 |
+| 5.8        | every observation possible in every state; no two states with equal emissions  | Theorem 5.9 |
 
-The logits in 5.3 are those the filter starts from, not log pi_0: they are finite because we choose them, whatever
-zeros the initial distribution has.
+The logits in 5.3 are those the filter starts from, not log pi_0: they are finite because we choose them,
+whatever zeros the initial distribution has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ SMALLEST_EMISSION = np.finfo(np.float64).tiny
 
 @dataclass(frozen=True)
 class Assumption:
-    """Whether an assumption holds. If not, ``witness`` names the entry or the pair of states that breaks it."""
+    """Whether an assumption holds; if not, ``witness`` names the entry or pair of states that breaks it."""
 
     name: str
     holds: bool
@@ -40,7 +40,7 @@ def without_backbone(name: str, state: int) -> Assumption:
     return Assumption(
         name,
         False,
-        f"has no meaning here: no next state is likely enough after state {state} to be its successor",
+        f"no next state is likely enough after state {state} to be its successor",
         {"state": state},
     )
 
@@ -82,9 +82,11 @@ def distinct_emissions(emissions: Float[np.ndarray, "m n k"]) -> Assumption:
         if zero := first_zero(emission, range(len(emission))):
             return Assumption("5.8", False, _zero_sentence(**zero, **under), zero | under)
         if pair := _first_equal(emission_classes(emission)):
-            sentence = f"states {pair[0]} and {pair[1]} have the same emission" + _under(**under)
+            sentence = f"states {pair[0]} and {pair[1]} have the same emission" + _under(under.get("action"))
             return Assumption("5.8", False, sentence, {"state": pair[0], "other_state": pair[1]} | under)
-    return Assumption("5.8", True, "every observation is possible in every state, and no two emissions are equal")
+    return Assumption(
+        "5.8", True, "every observation is possible in every state, and no two emissions are equal"
+    )
 
 
 def is_positive(emission: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
@@ -108,11 +110,11 @@ def first_zero(emission: Float[np.ndarray, "n k"], states: Sequence[int]) -> dic
 
 
 def _first_equal(labels: Int[np.ndarray, " n"]) -> tuple[int, int] | None:
-    first = {}
-    for position, label in enumerate(labels.tolist()):
-        if label in first:
-            return first[label], position
-        first[label] = position
+    """The first position that shares its label, and the next one that does."""
+    for position, label in enumerate(labels):
+        alike = np.flatnonzero(labels == label)
+        if len(alike) > 1:
+            return position, int(alike[1])
     return None
 
 

@@ -9,8 +9,8 @@
 | P     | permutation    | (c,)   | D on the recurrent states, as positions in ``recurrent``               |
 | M     | period         |        | order of P: the least common multiple of the cycle lengths             |
 
-The paper fixes the product eps Q only. With eps as above the two-state model [[eps, 1-eps], [1-eps, eps]] has the
-eps it is written with, and Q = [[1, -1], [-1, 1]].
+The paper fixes the product eps Q only. With eps as above the two-state model [[eps, 1-eps], [1-eps, eps]] has
+the eps it is written with, and Q = [[1, -1], [-1, 1]].
 """
 
 import math

@@ -6,12 +6,13 @@ For an ordered pair of states that meet the emission distributions p_n, q_n on t
     xi_pair     = -(1/M) sum_{n: p_n != q_n} integral_0^{-1/M} Lambda_n(t) / t dt,    xi = min over pairs
     alpha       > log((1/M) sum_n KL_n + 2 W) - log(-(1/2) sum_n integral_n)          for every pair
 
-With t = -u/M the integral is gain_n / M, gain_n = integral_0^1 g_n(u/M) du with g_n(a) = -Lambda_n(-a) / a, which
+With t = -u/M the integral is -gain_n / M, gain_n = integral_0^1 g_n(u/M) du, where g_n(a) = -Lambda_n(-a) / a
 falls from KL(p_n || q_n) at a = 0 to 0 at a = 1. So xi_pair = mean_n gain_n / M and
 alpha > log((mean_n KL_n + 2 W) / (mean_n gain_n / 2)), which stays finite however long the period M is.
 
 The means run over the orbits of pairs: the cycles of lengths a and b carry the pair of positions (x, y) to
-(x+1, y+1), so the pairs with equal (x - y) mod gcd(a, b) form one orbit of length lcm(a, b). Nothing loops over M.
+(x+1, y+1), so the pairs with equal (x - y) mod gcd(a, b) form one orbit of length lcm(a, b). Nothing loops
+over M.
 """
 
 from typing import NamedTuple
@@ -65,14 +66,16 @@ def exponent(
         return np.bincount(orbit, table[labels[first], labels[second]]) / np.bincount(orbit)
 
     mean_gain, mean_divergence = orbit_means(gain), orbit_means(divergence)
-    worst = mean_gain.argmin()
-    pair = np.flatnonzero(orbit == worst)[0]
-    with np.errstate(divide="ignore"):  # no gain at all: alpha is inf
-        alpha = np.log(mean_divergence + 2 * logit_bound) - np.log(mean_gain / 2)
+    least = mean_gain.min()
+    hardest = np.flatnonzero(mean_gain[orbit] == least)
+    pairs = zip(states[first[hardest]].tolist(), states[second[hardest]].tolist(), strict=True)
+    alpha = np.inf
+    if least > 0:
+        alpha = (np.log(mean_divergence + 2 * logit_bound) - np.log(mean_gain / 2)).max()
     return Exponent(
-        xi=float(mean_gain[worst] * (1 / period)),
-        pair=(int(states[first[pair]]), int(states[second[pair]])),
-        alpha=float(alpha.max()) if mean_gain[worst] > 0 else np.inf,
+        xi=float(least * (1 / period)),
+        pair=min(pairs),
+        alpha=float(alpha),
     )
 
 
@@ -127,7 +130,7 @@ def _gain(p: Pairs, q: Pairs, period: int) -> Float[np.ndarray, " pairs"]:
 def _integrand(p: Pairs, gap: Pairs, log_ratio: Pairs, a: Float[np.ndarray, "pairs nodes"]) -> np.ndarray:
     """g(a) = -log(z) / a with z = sum_o p^(1-a) q^a, exact for close p and q and for small a.
 
-    1 - z is a sum of terms (1-a) p + a q - p^(1-a) q^a, none of which is negative: nothing cancels between them.
+    1 - z is a sum of terms (1-a) p + a q - p^(1-a) q^a, none of which is negative: they do not cancel.
     """
     power = a[..., None] * log_ratio[:, None]
     deficit = (a[..., None] * gap[:, None] - p[:, None] * np.expm1(power)).sum(axis=-1)

@@ -1,0 +1,77 @@
+"""linmem: linear recurrent memory for decisions under partial observability.
+
+One equation, h_t = A_t h_{t-1} + b_t, read as ordinary arithmetic, as log-sum-exp, or as max-plus.
+"""
+
+from .agents import AGENTS, ActorCritic, PPOConfig
+from .core.algebra import (
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    Element,
+    LogSumExp,
+    MaxPlus,
+    Ordinary,
+    Permutation,
+    Permuted,
+    Switch,
+    Switched,
+)
+from .core.scan import scan
+from .core.types import Inputs
+from .experiments.config import RunConfig
+from .memories import (
+    GRU,
+    MEMORIES,
+    S5,
+    AbstractLinearMemory,
+    AbstractMemory,
+    AdaptiveLinearFilter,
+    Belief,
+    DeepALF,
+    ExactLinearFilter,
+    InitialStateFilter,
+    NoMemory,
+    Trace,
+    Viterbi,
+    viterbi_path,
+)
+from .worlds import HMM, POMDP, WORLDS, RingWorld
+
+__all__ = [
+    "AGENTS",
+    "GRU",
+    "HMM",
+    "MEMORIES",
+    "POMDP",
+    "S5",
+    "WORLDS",
+    "AbstractLinearMemory",
+    "AbstractMemory",
+    "ActorCritic",
+    "AdaptiveLinearFilter",
+    "Belief",
+    "BlockDiagonal",
+    "DeepALF",
+    "Dense",
+    "Diagonal",
+    "Element",
+    "ExactLinearFilter",
+    "InitialStateFilter",
+    "Inputs",
+    "LogSumExp",
+    "MaxPlus",
+    "NoMemory",
+    "Ordinary",
+    "PPOConfig",
+    "Permutation",
+    "Permuted",
+    "RingWorld",
+    "RunConfig",
+    "Switch",
+    "Switched",
+    "Trace",
+    "Viterbi",
+    "scan",
+    "viterbi_path",
+]

@@ -1,0 +1,244 @@
+"""Recurrent PPO: collect with a memory, learn by unrolling it, as plain functions.
+
+Details that change results, numbered as they are marked in the code:
+
+ 1. The memory is re-run in every epoch from the state in which the rollout began, over whole rollouts: minibatches
+    split the actors, never time. (M. Pleines et al. 2022, arXiv:2205.11104; C. Lu et al. 2023, arXiv:2303.03982.) That
+    first state was made by earlier parameters; it is kept as it is and carries no gradient.
+ 2. Truncated episodes bootstrap from their final observation, terminated ones do not (F. Pardo et al. 2018,
+    arXiv:1712.00378); see ``rollout.py`` for how.
+ 3. Advantages are normalised per minibatch, over real decisions only.
+ 4. The clipped surrogate of J. Schulman et al. 2017, arXiv:1707.06347, eq. 7.
+ 5. The value is regressed on advantage + old value, both from the rollout, with squared error and no clipping
+    (M. Andrychowicz et al. 2021, arXiv:2006.05990, finds clipping does not help).
+ 6. One Adam with eps = 1e-5 for all parameters, the gradient clipped by its global norm (S. Huang et al. 2022, "The 37
+    Implementation Details of PPO", details 3 and 11). The step size falls linearly to 0 over the run, if wished.
+ 7. Heads begin orthogonal, the actor's last layer at 0.01: the first policy is uniform (ibid., detail 2).
+ 8. Several seeds are one computation, vmapped; they share nothing but the compiled code.
+
+The agent never asks which memory it holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..memories.base import AbstractMemory
+from ..worlds.base import AbstractWorld
+from ..worlds.spaces import Discrete
+from .policy import ActorCritic
+from .returns import advantages
+from .rollout import Actor, Slot, begin, collect
+
+MakeMemory = Callable[[AbstractWorld, int, PRNGKeyArray], AbstractMemory]
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of the learner; they are the same for every memory."""
+
+    actors: int = 64
+    """copies of the world"""
+    unroll: int = 128
+    """steps of each copy between two updates"""
+    epochs: int = 4
+    """passes over each rollout"""
+    minibatches: int = 8
+    """parts the actors are split into, in each pass"""
+    step_size: float = 3e-3
+    """Adam's step size at the beginning"""
+    anneal: bool = True
+    """let the step size fall linearly to 0 over the run"""
+    discount: float = 0.99
+    """of future rewards, per step"""
+    trace: float = 0.95
+    """lambda of the advantage estimates"""
+    clip: float = 0.2
+    """largest change of an action's probability ratio that is rewarded"""
+    entropy_cost: float = 0.01
+    """weight of the policy's entropy in the objective"""
+    value_cost: float = 0.5
+    """weight of the value error"""
+    max_gradient: float = 2.0
+    """largest global norm of a gradient"""
+    memory_size: int = 64
+    """width of learned memories and of the heads"""
+
+    def __post_init__(self):
+        if self.actors % self.minibatches:
+            raise ValueError(
+                f"minibatches is {self.minibatches} and actors {self.actors}; minibatches split the actors, "
+                "so the number of actors must be a multiple of it"
+            )
+        for name in ("actors", "unroll", "epochs", "minibatches", "memory_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("discount", "trace"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it lies in [0, 1]")
+
+
+class State(NamedTuple):
+    """What the next update needs."""
+
+    policy: ActorCritic
+    optimiser: optax.OptState
+    actors: Actor
+    key: PRNGKeyArray
+    update: Int[Array, ""]
+
+
+class Metrics(NamedTuple):
+    """What a person wants to see of one update.
+
+    reward:            mean reward per decision in the rollout
+    episode_return:    mean undiscounted return of the episodes that ended in it; NaN if none did
+    episodes:          how many did
+    steps:             decisions made (slots that only hold a final observation do not count)
+    policy_loss:       clipped surrogate, negated
+    value_loss:        mean squared error of the value
+    entropy:           of the policy, in nats; falls from log(actions) as it becomes certain
+    divergence:        mean of (ratio - 1) - log ratio, an estimate of KL(old || new); above 0.05 steps are too large
+    clipped:           share of decisions whose ratio left [1 - clip, 1 + clip]
+    gradient:          global norm before clipping
+    explained:         1 - Var(return - value) / Var(return) on the rollout; 1 is a perfect critic, 0 a constant one
+    """
+
+    reward: Float[Array, ""]
+    episode_return: Float[Array, ""]
+    episodes: Int[Array, ""]
+    steps: Int[Array, ""]
+    policy_loss: Float[Array, ""]
+    value_loss: Float[Array, ""]
+    entropy: Float[Array, ""]
+    divergence: Float[Array, ""]
+    clipped: Float[Array, ""]
+    gradient: Float[Array, ""]
+    explained: Float[Array, ""]
+
+
+def optimiser(config: PPOConfig, updates: int) -> optax.GradientTransformation:
+    """Adam for a run of ``updates`` updates (detail 6)."""
+    steps = updates * config.epochs * config.minibatches
+    size = optax.linear_schedule(config.step_size, 0.0, steps) if config.anneal else config.step_size
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient), optax.adam(size, eps=1e-5))
+
+
+def init(
+    config: PPOConfig, world: AbstractWorld, make_memory: MakeMemory, updates: int, key: PRNGKeyArray
+) -> State:
+    """The state before the first of ``updates`` updates."""
+    if not isinstance(world.action_space, Discrete):
+        raise ValueError(f"PPO acts on discrete actions; {type(world).__name__} has {world.action_space}")
+    memory_key, policy_key, actor_key, key = jax.random.split(key, 4)
+    memory = make_memory(world, config.memory_size, memory_key)
+    policy = ActorCritic(memory, world.action_space.n, config.memory_size, key=policy_key)
+    actor_keys = jax.random.split(actor_key, config.actors)
+    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, actor_keys)
+    learned = eqx.filter(policy, eqx.is_inexact_array)
+    return State(policy, optimiser(config, updates).init(learned), actors, key, jnp.zeros((), jnp.int32))
+
+
+def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) -> tuple[State, Metrics]:
+    """Collect one rollout and learn from it."""
+    key, collect_key, learn_key = jax.random.split(state.key, 3)
+    first_memory = state.actors.memory
+    actors, slots = collect(state.policy, world, state.actors, collect_key, config.unroll)
+    _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start)
+    values = jnp.concatenate([slots.value, last_value[None]])
+    gains = advantages(
+        slots.reward, values, slots.terminated, slots.truncated, config.discount, config.trace
+    )
+    targets = gains + slots.value  # detail 5
+
+    policy, opt_state, losses = learn(
+        config, updates, state.policy, state.optimiser, (first_memory, slots, gains, targets), learn_key
+    )
+    ended = ~jnp.isnan(slots.returns)
+    metrics = Metrics(
+        reward=_mean(slots.reward, slots.acts),
+        episode_return=_mean(slots.returns, ended),
+        episodes=jnp.sum(ended),
+        steps=jnp.sum(slots.acts),
+        explained=1 - _variance(targets - slots.value, slots.acts) / _variance(targets, slots.acts),
+        **losses,
+    )
+    return State(policy, opt_state, actors, key, state.update + 1), metrics
+
+
+def learn(config: PPOConfig, updates: int, policy: ActorCritic, opt_state: optax.OptState, data, key: PRNGKeyArray):
+    """All epochs on one rollout: (policy, optimiser state, mean of each loss's parts)."""
+    transform = optimiser(config, updates)
+    size = config.actors // config.minibatches
+
+    def minibatch(carry, chosen):
+        policy, opt_state = carry
+        first_memory, *timed = data
+        part = jax.tree.map(lambda x: x[chosen], first_memory), *jax.tree.map(lambda x: x[:, chosen], timed)
+        (_, parts), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(policy, config, *part)
+        changes, opt_state = transform.update(gradient, opt_state)
+        parts["gradient"] = optax.global_norm(gradient)
+        return (eqx.apply_updates(policy, changes), opt_state), parts
+
+    def epoch(carry, key):
+        order = jax.random.permutation(key, config.actors).reshape(config.minibatches, size)
+        return jax.lax.scan(minibatch, carry, order)
+
+    (policy, opt_state), parts = jax.lax.scan(epoch, (policy, opt_state), jax.random.split(key, config.epochs))
+    return policy, opt_state, jax.tree.map(jnp.mean, parts)
+
+
+def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gains: Array, targets: Array):
+    """The objective on whole rollouts of some actors: (loss, its parts)."""
+    unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1), out_axes=(0, 1, 1))
+    _, logits, values = unroll(first_memory, slots.inputs, slots.start)  # detail 1
+    log_probs = jax.nn.log_softmax(logits)
+    log_ratio = jnp.take_along_axis(log_probs, slots.action[..., None], axis=-1)[..., 0] - slots.log_prob
+    ratio = jnp.exp(log_ratio)
+    centred = gains - _mean(gains, slots.acts)
+    scaled = centred / (jnp.sqrt(_variance(gains, slots.acts)) + 1e-8)  # detail 3
+    within = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
+    policy_loss = -_mean(jnp.minimum(ratio * scaled, within * scaled), slots.acts)  # detail 4
+    value_loss = _mean((values - targets) ** 2, slots.acts)
+    entropy = _mean(-jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1), slots.acts)
+    total = policy_loss + config.value_cost * value_loss - config.entropy_cost * entropy
+    return total, {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "divergence": _mean(ratio - 1 - log_ratio, slots.acts),
+        "clipped": _mean((jnp.abs(ratio - 1) > config.clip).astype(jnp.float32), slots.acts),
+    }
+
+
+def _mean(x: Array, where: Array) -> Array:
+    return jnp.mean(x, where=where)
+
+
+def _variance(x: Array, where: Array) -> Array:
+    return jnp.var(x, where=where)
+
+
+def seeds_init(
+    config: PPOConfig, world: AbstractWorld, make_memory: MakeMemory, updates: int, keys: PRNGKeyArray
+) -> State:
+    """``init`` for several seeds at once (detail 8): leaves gain a leading seed axis."""
+    return eqx.filter_jit(eqx.filter_vmap(lambda key: init(config, world, make_memory, updates, key)))(keys)
+
+
+def compile_train(config: PPOConfig, world: AbstractWorld, updates: int, chunk: int, state: State):
+    """Compile ``chunk`` updates of all seeds: a function State -> (State, Metrics with leading axes (seed, update)).
+
+    The state given to it is consumed: its memory is reused for the result.
+    """
+
+    def train(state):
+        return jax.lax.scan(lambda s, _: update(config, world, updates, s), state, None, length=chunk)
+
+    return jax.jit(jax.vmap(train), donate_argnums=0).lower(state).compile()

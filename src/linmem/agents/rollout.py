@@ -1,0 +1,118 @@
+"""Acting: many copies of a world side by side, each with its memory, for a number of steps.
+
+How an episode ends:
+
+- terminated: the next slot begins a new episode (``start``).
+- truncated: the final observation has a value that the learner needs, seen with the memory of its episode. So the next
+  slot holds it as an ordinary input of the same episode, with ``acts`` False: its value is computed like any other,
+  when acting and when learning, and nothing else is done there. The slot after it begins the new episode.
+
+No slot mixes two episodes, and no second pass over the memory is needed for bootstrapping.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ..core.types import Inputs, Start
+from ..worlds.base import AbstractWorld
+from ..worlds.spaces import Discrete
+from .policy import ActorCritic
+
+
+class Actor(NamedTuple):
+    """One copy of the world with its agent, between two slots. ``inputs`` and ``start`` are the next slot's."""
+
+    world: Any
+    memory: Any
+    inputs: Inputs
+    start: Start
+    final: Bool[Array, ""]  # the next slot holds the final observation of a truncated episode
+    earned: Float[Array, ""]  # reward of the present episode so far
+
+
+class Slot(NamedTuple):
+    """What happened at one step. Leading axes (time, actors).
+
+    ``acts`` is False where there was no decision (see above); action, log_prob and reward mean nothing there.
+    ``returns`` is the undiscounted return where an episode ended, NaN elsewhere. ``hidden`` is the world's hidden state
+    at the observation, None for a world without tables.
+    """
+
+    inputs: Inputs
+    start: Start
+    acts: Bool[Array, "..."]
+    action: Any
+    log_prob: Float[Array, "..."]
+    value: Float[Array, "..."]
+    reward: Float[Array, "..."]
+    terminated: Bool[Array, "..."]
+    truncated: Bool[Array, "..."]
+    returns: Float[Array, "..."]
+    hidden: Any
+
+
+def begin(policy: ActorCritic, world: AbstractWorld, key: PRNGKeyArray) -> Actor:
+    """A fresh copy of the world with a fresh memory."""
+    state, observation = world.init(key)
+    false = jnp.asarray(False)
+    return Actor(state, policy.memory.init(), _first_inputs(world, observation), ~false, false, jnp.zeros(()))
+
+
+def _first_inputs(world: AbstractWorld, observation: Any) -> Inputs:
+    space = world.action_space
+    return Inputs(observation, jnp.zeros(space.shape, space.dtype), jnp.zeros(()))
+
+
+def act(policy: ActorCritic, world: AbstractWorld, actor: Actor, key: PRNGKeyArray) -> tuple[Actor, Slot]:
+    """One slot of one copy."""
+    assert isinstance(world.action_space, Discrete), "policies act on discrete actions"
+    choose_key, step_key, init_key = jax.random.split(key, 3)
+    memory, logits, value = policy.step(actor.memory, actor.inputs, actor.start)
+    action = jax.random.categorical(choose_key, logits).astype(world.action_space.dtype)
+    log_prob = jax.nn.log_softmax(logits)[action]
+
+    state, outcome = world.step(step_key, actor.world, action)
+    acts = ~actor.final
+    terminated = acts & outcome.terminated
+    truncated = acts & outcome.truncated & ~outcome.terminated
+    reward = jnp.where(acts, outcome.reward, 0.0)
+    earned = actor.earned + reward
+
+    renew = terminated | actor.final
+    fresh_state, fresh_observation = world.init(init_key)
+    fresh_inputs = _first_inputs(world, fresh_observation)
+    state, inputs = jax.tree.map(
+        lambda new, old: jnp.where(renew, new, old),
+        (fresh_state, fresh_inputs),
+        (state, Inputs(outcome.observation, action, reward)),
+    )
+    slot = Slot(
+        inputs=actor.inputs,
+        start=actor.start,
+        acts=acts,
+        action=action,
+        log_prob=log_prob,
+        value=value,
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        returns=jnp.where(terminated | truncated, earned, jnp.nan),
+        hidden=world.hidden(actor.world),
+    )
+    return Actor(state, memory, inputs, renew, truncated, jnp.where(renew, 0.0, earned)), slot
+
+
+def collect(
+    policy: ActorCritic, world: AbstractWorld, actors: Actor, key: PRNGKeyArray, steps: int
+) -> tuple[Actor, Slot]:
+    """``steps`` slots of all actors (leading axis): (actors, slots with leading axes (steps, actors))."""
+    count = actors.start.shape[0]
+
+    def body(actors, key):
+        keys = jax.random.split(key, count)
+        return jax.vmap(act, in_axes=(None, None, 0, 0))(policy, world, actors, keys)
+
+    return jax.lax.scan(body, actors, jax.random.split(key, steps))

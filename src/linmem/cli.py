@@ -1,0 +1,139 @@
+"""The command line: parse, run, show. Everything it does is a function of the library that Python can call too."""
+
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from .core.registry import UnknownName
+from .experiments.config import RunConfig
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def run(
+    config: OmitArgPrefixes[RunConfig],
+    out: Path = Path("runs"),
+) -> int:
+    """Train agents that differ only in their memory on one world, and report who remembered what.
+
+    Shows progress, ends with a table, and writes one self-contained HTML report. Without options it is the demo:
+    RingWorld with six memories. Ctrl-C keeps what was done; the same command goes on from there.
+
+    Args:
+        config: what to run.
+        out: where run folders are made; a run's folder is named by its world and a hash of its settings.
+    """
+    from .experiments.store import Folder
+    from .experiments.watch import watch
+
+    folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
+    finished = watch(config, folder)
+    _report(folder.path)
+    return 0 if finished else 130
+
+
+@app.command
+def report(directory: Positional[Path]) -> int:
+    """Print the table of a run folder again and write its report anew, without running anything.
+
+    Args:
+        directory: a run folder, as `linmem run` printed it.
+    """
+    from .experiments.store import Folder
+
+    _report(Folder.open(directory).path)
+    return 0
+
+
+def _report(path: Path) -> None:
+    from rich.console import Console
+
+    from .reports import read_run, summary, summary_table, to_rich, write_report
+
+    rows = summary(read_run(path))
+    console = Console()
+    if rows:
+        console.print(to_rich(summary_table(rows)))
+    console.print(f"report: {write_report(path)}", soft_wrap=True, highlight=False)
+
+
+@app.command(name="list")
+def list_() -> int:
+    """Name the worlds, memories and agents, with one line and the source of each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .agents import AGENTS
+    from .memories import MEMORIES
+    from .worlds import WORLDS
+
+    console = Console()
+    for registry, plural in ((WORLDS, "worlds"), (MEMORIES, "memories"), (AGENTS, "agents")):
+        table = Table(title=plural, title_justify="left", box=None, pad_edge=False, title_style="bold")
+        for column in ("name", "what it is", "source"):
+            table.add_column(column)
+        for entry in registry:
+            table.add_row(entry.name, entry.summary, entry.source)
+        console.print(table, "")
+    return 0
+
+
+@app.command
+def check(layer: Positional[str]) -> int:
+    """Run the promises that every memory of this library keeps on a memory class of your own.
+
+    Args:
+        layer: the class as `module:Class`; the present folder is importable.
+    """
+    from rich.console import Console
+
+    from .memories.base import AbstractMemory
+    from .memories.promises import PROMISES
+
+    module_name, _, class_name = layer.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"cannot load '{layer}' ({error}); name a class as module:Class") from error
+    if not (isinstance(cls, type) and issubclass(cls, AbstractMemory)):
+        raise UsageError(f"'{layer}' is not a subclass of linmem.AbstractMemory")
+    console, broken = Console(), 0
+    for promise in PROMISES:
+        try:
+            promise(cls)
+            console.print(f"[green]kept  [/] {promise.__name__.replace('_', ' ')}")
+        except Exception as error:  # whatever the layer raises breaks the promise
+            broken += 1
+            console.print(f"[red]broken[/] {promise.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
+    console.print(f"{len(PROMISES) - broken} of {len(PROMISES)} promises kept")
+    return 1 if broken else 0
+
+
+class UsageError(Exception):
+    """What was typed cannot be done; the message says how to mend it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exits 0 if all went well, 1 if a target was missed or a promise broken, 2 on wrong input."""
+    from .experiments.cache import enable_compilation_cache
+    from .experiments.store import FolderError
+
+    enable_compilation_cache()
+    try:
+        code = app.cli(prog="linmem", args=arguments, description=_ABOUT)
+    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError) as error:
+        print(f"linmem: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+_ABOUT = "Linear recurrent memory for decisions under partial observability."

@@ -1,0 +1,68 @@
+"""What a run is: a frozen configuration that spells out every default, and the name of its folder."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..agents import AGENTS, PPOConfig
+from ..memories import MEMORIES
+from ..worlds import WORLDS
+
+DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Train one agent per memory and seed on one world; the agents differ in their memory only."""
+
+    world: str = "ringworld"
+    """the world (see `linmem list`)"""
+    memory: tuple[str, ...] = DEFAULT_MEMORIES
+    """the memories, one after another (see `linmem list`)"""
+    agent: str = "ppo"
+    """the learner (see `linmem list`)"""
+    seeds: int = 4
+    """agents per memory, trained side by side"""
+    steps: int = 600_000
+    """environment steps of each agent"""
+    seed: int = 0
+    """from which all random numbers follow"""
+    evaluation_actors: int = 64
+    """copies of the world that the trained agents are evaluated on"""
+    evaluation_steps: int = 500
+    """steps of each copy"""
+    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(discount=0.95))
+    """settings of the learner"""
+
+    def __post_init__(self):
+        WORLDS[self.world]
+        AGENTS[self.agent]
+        for name in self.memory:
+            MEMORIES[name]
+        if not self.memory:
+            raise ValueError("memory is empty; name at least one")
+        if len(set(self.memory)) < len(self.memory):
+            raise ValueError(f"memory names one twice: {' '.join(self.memory)}")
+        for name in ("seeds", "steps", "evaluation_actors", "evaluation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @property
+    def updates(self) -> int:
+        """How many updates make ``steps`` environment steps, rounded up."""
+        return -(-self.steps // (self.ppo.actors * self.ppo.unroll))
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def folder_name(self) -> str:
+        """<world>-<hash of everything>: two configurations never share a folder, one always has the same."""
+        text = json.dumps(self.as_dict(), sort_keys=True)
+        return f"{self.world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The configuration that ``as_dict`` wrote. Unknown or missing entries raise TypeError naming them."""
+    return RunConfig(**{**values, "memory": tuple(values["memory"]), "ppo": PPOConfig(**values["ppo"])})

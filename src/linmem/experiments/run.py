@@ -1,0 +1,201 @@
+"""Train one agent per memory and seed, evaluate it, and leave everything in a run folder.
+
+``run`` is a generator of events; whoever iterates shows them (the command line) or not (a test). It can be stopped at
+any moment: the present memory's training state is saved, and the same command goes on from there.
+"""
+
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from ..agents import ppo
+from ..agents.policy import ActorCritic
+from ..agents.rollout import Slot, begin, collect
+from ..measures.decoding import decode
+from ..memories import MEMORIES
+from ..worlds import WORLDS
+from ..worlds.base import AbstractWorld
+from .config import RunConfig
+from .store import Folder
+
+CHUNKS = 40  # progress is shown, and a run can be stopped, about this many times per memory
+SAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """A memory's training begins with compiling it."""
+
+    memory: str
+    resumed_at: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Some updates were done."""
+
+    memory: str
+    updates: int
+    of: int
+    steps: int
+    seconds: float
+    compile_seconds: float
+    reward: float
+    """Mean over seeds, in the last update."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A memory was trained and evaluated, or had been before (``now`` is False)."""
+
+    memory: str
+    now: bool
+
+
+Event = Compiling | Progress | Finished
+
+
+def chunking(updates: int) -> tuple[int, int]:
+    """(updates per compiled call, calls): the calls are equal, so that one compilation serves, and cover ``updates``."""
+    size = -(-updates // CHUNKS)
+    return size, -(-updates // size)
+
+
+def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
+    """Do what of ``config`` is not yet done in ``folder``."""
+    done = folder.finished()
+    for name in config.memory:
+        if name not in done:
+            yield from _train(config, folder, name)
+        yield Finished(name, now=name not in done)
+
+
+def initial_state(config: RunConfig, name: str) -> tuple[AbstractWorld, ppo.State]:
+    """The world, and the training state of all seeds before the first update."""
+    world = WORLDS[config.world].make()
+    size, calls = chunking(config.updates)
+    # The memory's name enters the key, so that its records do not depend on what else is run.
+    key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
+    keys = jax.random.split(key, config.seeds)
+    return world, ppo.seeds_init(config.ppo, world, MEMORIES[name].make, size * calls, keys)
+
+
+def load_policy(folder: Folder, name: str) -> ActorCritic:
+    """The trained policies of one memory; every leaf has a leading seed axis."""
+    form = eqx.filter_eval_shape(lambda: initial_state(folder.config(), name)[1].policy)
+    return folder.load_tree(f"params/{name}.eqx", form)
+
+
+def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
+    size, calls = chunking(config.updates)
+    world, state = initial_state(config, name)
+    saved = f"state/{name}.eqx"
+    # before: training seconds of earlier sessions, and the environment steps done in them
+    before, steps = np.zeros(()), np.zeros((), np.int64)
+    if (folder.path / saved).exists():
+        state, before, steps = folder.load_tree(saved, (state, before, steps))
+    first_call = int(state.update[0]) // size
+    yield Compiling(name, resumed_at=first_call * size)
+
+    began = time.perf_counter()
+    train = ppo.compile_train(config.ppo, world, size * calls, size, state)
+    compile_seconds = time.perf_counter() - began
+    seconds, last_save = float(before), time.perf_counter()
+    steps = int(steps)
+    try:
+        for call in range(first_call, calls):
+            began = time.perf_counter()
+            following, metrics = jax.block_until_ready(train(state))
+            state, seconds = following, seconds + time.perf_counter() - began
+            metrics = jax.tree.map(np.asarray, metrics)
+            for i in range(size):
+                at = jax.tree.map(lambda m: m[:, i], metrics)  # noqa: B023
+                steps += int(at.steps.sum())
+                record = {"event": "update", "memory": name, "update": call * size + i + 1}
+                spent = {"steps": steps // config.seeds, "seconds": seconds}  # so far, per seed
+                folder.append(at._asdict() | record | spent)
+            _refuse_nan(name, call * size + size, metrics)
+            reward = float(metrics.reward[:, -1].mean())
+            yield Progress(name, (call + 1) * size, calls * size, steps, seconds, compile_seconds, reward)
+            if time.perf_counter() - last_save > SAVE_SECONDS:
+                folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
+                last_save = time.perf_counter()
+    except (KeyboardInterrupt, GeneratorExit):
+        folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
+        raise
+    folder.save_tree(f"params/{name}.eqx", state.policy)
+    folder.append(_evaluate(config, folder, name, world, state.policy) | {
+        "steps_per_second": steps / seconds,
+        "compile_seconds": compile_seconds,
+        "parameters": _count(state.policy) // config.seeds,
+    })
+    folder.remove(saved)
+
+
+def _refuse_nan(name: str, update: int, metrics: ppo.Metrics) -> None:
+    if not np.isfinite([metrics.policy_loss, metrics.value_loss]).all():
+        raise FloatingPointError(
+            f"the loss of '{name}' is not finite at or before update {update}; take a smaller --ppo.step-size "
+            "or --ppo.max-gradient. Earlier records stay."
+        )
+
+
+def _count(policy: ActorCritic) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(policy, eqx.is_inexact_array)))
+
+
+def _evaluate(
+    config: RunConfig, folder: Folder, name: str, world: AbstractWorld, policy: ActorCritic
+) -> dict[str, object]:
+    """Fresh episodes of every seed's trained agent, acting as it was trained to (it samples its actions)."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds)
+    slots = _episodes(config, world, policy, keys)
+    acts = np.asarray(slots.acts)
+    reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
+    result: dict[str, object] = {"event": "result", "memory": name, "reward": reward}
+    model = world.tables()
+    if model is None:
+        return result | {"decoding_error": None, "total_variation": None}
+    decoded = [
+        decode(jax.tree.map(lambda x: x[s], policy), model, jax.tree.map(lambda x: x[s], slots))  # noqa: B023
+        for s in range(config.seeds)
+    ]
+    first = jax.tree.map(lambda x: np.asarray(x)[0][:, decoded[0].held_out][:, 0], slots)
+    length = _first_episode(first.start)
+    folder.save_arrays(
+        f"episodes/{name}.npz",
+        hidden=first.hidden[:length],
+        belief=decoded[0].belief[:length, 0],
+        decoded=decoded[0].decoded[:length, 0],
+        reward=first.reward[:length],
+        action=first.action[:length],
+    )
+    return result | {
+        "decoding_error": [d.decoding_error for d in decoded],
+        "total_variation": [d.total_variation for d in decoded],
+    }
+
+
+def _first_episode(starts: np.ndarray) -> int:
+    """How many slots the first episode has."""
+    later = np.flatnonzero(starts[1:])
+    return int(later[0]) + 1 if len(later) else len(starts)
+
+
+def _episodes(config: RunConfig, world: AbstractWorld, policy: ActorCritic, keys: jax.Array) -> Slot:
+    """Evaluation slots with leading axes (seed, time, actor)."""
+
+    def one(policy: ActorCritic, key: jax.Array) -> Slot:
+        begin_key, act_key = jax.random.split(key)
+        actors = jax.vmap(begin, in_axes=(None, None, 0))(
+            policy, world, jax.random.split(begin_key, config.evaluation_actors)
+        )
+        return collect(policy, world, actors, act_key, config.evaluation_steps)[1]
+
+    return jax.jit(jax.vmap(one))(policy, keys)
+

@@ -1,0 +1,167 @@
+"""The run folder on disk. Nothing that is loaded from it can execute code: JSON and plain arrays only.
+
+    config.json              written first: what is run, every default spelled out, versions, machine
+    records.jsonl            one line per event, appended as it happens
+    params/<memory>.eqx      the trained policies (leading axis: seeds), arrays in NumPy's format
+    state/<memory>.eqx       the unfinished training state of an interrupted memory
+    episodes/<memory>.npz    one evaluation episode
+"""
+
+import io
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .config import RunConfig, from_dict
+
+PACKAGES = ("linmem", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
+
+
+class FolderError(Exception):
+    """A run folder that cannot be written or read; the message says which and what to do."""
+
+
+class Folder:
+    """One run's folder. Opening it for a configuration creates it, or takes up what is there."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, root: Path, config: RunConfig, command: str) -> "Folder":
+        folder = cls(root / config.folder_name())
+        try:
+            for part in ("params", "state", "episodes"):
+                (folder.path / part).mkdir(parents=True, exist_ok=True)
+            if not (folder.path / "config.json").exists():
+                described = {
+                    "name": folder.path.name,
+                    "config": config.as_dict(),
+                    "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+                    "machine": machine(),
+                    "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "command": command,
+                }
+                folder.write("config.json", (json.dumps(described, indent=2) + "\n").encode())
+        except OSError as error:
+            raise FolderError(
+                f"cannot write to {folder.path} ({error.strerror}); choose a folder with --out"
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "Folder":
+        if not (path / "config.json").is_file():
+            raise FolderError(f"{path} holds no config.json; is it a run folder? `linmem run` prints its path")
+        return cls(path)
+
+    def config(self) -> RunConfig:
+        return from_dict(json.loads((self.path / "config.json").read_text())["config"])
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all."""
+        target = self.path / name
+        part = target.with_name(f".{target.name}.part")
+        part.write_bytes(content)
+        os.replace(part, target)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Append one record. A line cut short by a crash is closed first, so that it spoils itself only."""
+        path = self.path / "records.jsonl"
+        with path.open("ab+") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            file.write((json.dumps(_plain(record), allow_nan=False) + "\n").encode())
+
+    def records(self) -> list[dict[str, Any]]:
+        path = self.path / "records.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        whole = []
+        for line in lines:
+            try:
+                whole.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # cut short by a crash
+        return whole
+
+    def finished(self) -> set[str]:
+        """Memories with a final evaluation."""
+        return {record["memory"] for record in self.records() if record["event"] == "result"}
+
+    def save_tree(self, name: str, tree: Any) -> None:
+        """Save the arrays of a tree, in order; random keys as their integers."""
+        file = io.BytesIO()
+        eqx.tree_serialise_leaves(file, _without_keys(tree))
+        self.write(name, file.getvalue())
+
+    def load_tree(self, name: str, like: Any) -> Any:
+        """The tree that ``save_tree`` saved; ``like`` has its structure, shapes and types."""
+        with (self.path / name).open("rb") as file:
+            loaded = eqx.tree_deserialise_leaves(file, _without_keys(like))
+        return jax.tree.map(
+            lambda form, leaf: jax.random.wrap_key_data(leaf) if _is_key(form) else leaf, like, loaded
+        )
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        self.write(name, file.getvalue())
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _without_keys(tree: Any) -> Any:
+    def plain(leaf):
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, leaf)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(plain, tree)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no arrays."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | jax.Array):
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value
+
+
+def machine() -> dict[str, Any]:
+    """The machine, as far as speed depends on it."""
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "devices": [str(device) for device in jax.devices()],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

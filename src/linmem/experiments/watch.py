@@ -1,0 +1,72 @@
+"""Show a run in the terminal while it goes."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from . import run
+from .config import RunConfig
+from .store import Folder
+
+
+def watch(config: RunConfig, folder: Folder) -> bool:
+    """Run ``config`` with live progress; False if it was interrupted (its folder then says how far it came)."""
+    console = Console()
+    console.print(
+        f"[bold]{config.world}[/]: {', '.join(config.memory)}; {config.seeds} seeds of {config.steps:,} steps each",
+        highlight=False,
+    )
+    console.print(f"folder: {folder.path}", highlight=False, soft_wrap=True)
+    bars = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:16}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} updates"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    began = time.perf_counter()
+    try:
+        with bars:
+            tasks = {
+                name: bars.add_task(name, total=config.updates, start=False, note="waiting") for name in config.memory
+            }
+            for event in run.run(config, folder):
+                _show(bars, tasks[event.memory], event)
+    except KeyboardInterrupt:
+        console.print(
+            f"\ninterrupted; what was done is kept in {folder.path}. The same command goes on from there.",
+            soft_wrap=True,
+        )
+        return False
+    console.print(f"done in {time.perf_counter() - began:.0f} s\n", highlight=False)
+    return True
+
+
+def _show(bars: Progress, task, event: run.Event) -> None:
+    match event:
+        case run.Compiling(resumed_at=at):
+            bars.start_task(task)
+            bars.update(task, completed=at, note="compiling (some seconds; later runs find it in the cache)")
+        case run.Progress():
+            rate = event.steps / event.seconds
+            bars.update(
+                task,
+                completed=event.updates,
+                total=event.of,
+                note=f"{rate:,.0f} steps/s  reward {event.reward:+.3f}",
+            )
+            if not bars.console.is_terminal:  # a log file gets lines instead of a live bar
+                bars.console.print(
+                    f"{event.memory}: update {event.updates}/{event.of}, {rate:,.0f} steps/s, "
+                    f"reward {event.reward:+.3f}, compiled in {event.compile_seconds:.1f} s",
+                    highlight=False,
+                )
+        case run.Finished(now=now):
+            bars.start_task(task)
+            total = bars.tasks[task].total
+            note = {} if now else {"note": "done before"}
+            bars.update(task, completed=total, **note)
+            bars.stop_task(task)
