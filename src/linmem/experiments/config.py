@@ -12,6 +12,9 @@ from ..worlds import WORLDS
 
 DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
 
+# RingWorld's rewards answer within a few steps: shorter horizons than PPOConfig's learn it in a tenth of the time.
+RINGWORLD_PPO = PPOConfig(discount=0.95, trace=0.8, entropy_cost=0.02)
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -33,7 +36,7 @@ class RunConfig:
     """copies of the world that the trained agents are evaluated on"""
     evaluation_steps: int = 500
     """steps of each copy"""
-    ppo: PPOConfig = field(default_factory=lambda: PPOConfig(discount=0.95))
+    ppo: PPOConfig = field(default_factory=lambda: RINGWORLD_PPO)
     """settings of the learner"""
 
     def __post_init__(self):

@@ -1,0 +1,299 @@
+"""The recurrence: algebra laws, three ways to scan against a literal loop, the derivative, starts, memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem.core.algebra import (
+    BlockDiagonal,
+    Dense,
+    Diagonal,
+    Element,
+    LogSumExp,
+    MaxPlus,
+    Ordinary,
+    Permutation,
+    Permuted,
+    Switch,
+    Switched,
+)
+from linmem.core.matrices import inverse, orthogonal, unitary
+from linmem.core.registry import Registry, UnknownName
+from linmem.core.scan import scan
+
+T, B, N, K = 23, 3, 4, 2
+METHODS = ("sequential", "associative", "chunked")
+READINGS = (Ordinary(), LogSumExp(), MaxPlus())
+KINDS = ("diagonal", "permutation", "dense", "blocks", "switched")
+
+
+def example(kind, reading, rng):
+    """An algebra, elements and an initial state with sizes that all differ."""
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    state = (K, N) if kind == "blocks" else (N,)
+    algebra, transition = {
+        "diagonal": lambda: (Diagonal(reading), f(T, B, N)),
+        "permutation": lambda: (
+            Permutation(reading),
+            Permuted(jnp.asarray(rng.permuted(np.tile(np.arange(N), (T, B, 1)), axis=-1)), f(T, B, N)),
+        ),
+        "dense": lambda: (Dense(reading), 0.5 * f(T, B, N, N)),
+        "blocks": lambda: (BlockDiagonal(reading), 0.5 * f(T, B, K, N, N)),
+        "switched": lambda: (
+            Switched(of=Dense(reading)),
+            Switch(0.5 * f(1, 1, 5, N, N), jnp.asarray(rng.integers(0, 5, (T, B))), 0.5 * f(T, B, N)),
+        ),
+    }[kind]()
+    return algebra, Element(transition, f(T, B, *state)), f(B, *state)
+
+
+def matrix(kind, transition, t, b):
+    """A_t of one sequence as a float64 matrix (per block), in any reading."""
+    if kind == "switched":
+        return transition.table[0, 0, transition.index[t, b]], transition.scale[t, b]
+    return jax.tree.map(lambda x: x[t, b], transition)
+
+
+def literal(kind, reading, elements, initial, starts):
+    """h_t = A_t ⊗ h_{t-1} ⊕ b_t, entry by entry in NumPy."""
+    plus, times, zero = {
+        Ordinary: (lambda v: np.sum(v), lambda a, b: a * b, 0.0),
+        LogSumExp: (lambda v: np.logaddexp.reduce(v), lambda a, b: a + b, -np.inf),
+        MaxPlus: (lambda v: np.max(v), lambda a, b: a + b, -np.inf),
+    }[type(reading)]
+    out = np.zeros((T, *initial.shape))
+    for b in range(B):
+        h = np.asarray(initial[b])
+        for t in range(T):
+            h = np.full_like(h, zero) if starts[t, b] else h
+            A, inp = matrix(kind, elements.transition, t, b), np.asarray(elements.input[t, b])
+            match kind:
+                case "diagonal":
+                    new = [plus([times(A[i], h[i]), inp[i]]) for i in range(N)]
+                case "permutation":
+                    new = [plus([times(A.scale[i], h[A.source[i]]), inp[i]]) for i in range(N)]
+                case "dense":
+                    new = [plus([*(times(A[i, j], h[j]) for j in range(N)), inp[i]]) for i in range(N)]
+                case "blocks":
+                    new = [
+                        [plus([*(times(A[k, i, j], h[k, j]) for j in range(N)), inp[k, i]]) for i in range(N)]
+                        for k in range(K)
+                    ]
+                case "switched":
+                    A, scale = A
+                    new = [
+                        plus([*(times(scale[i], times(A[i, j], h[j])) for j in range(N)), inp[i]])
+                        for i in range(N)
+                    ]
+            h = np.array(new, float)
+            out[t, b] = h
+    return out
+
+
+def random_starts(rng):
+    starts = rng.random((T, B)) < 0.15
+    starts[7] = True
+    return starts
+
+
+def stepping(algebra, elements, initial, starts):
+    """The same recurrence as a Python loop that JAX differentiates by itself."""
+    h, states = initial, []
+    for t in range(T):
+        element = jax.tree.map(lambda x: x[t] if x.shape[0] == T else x[0], elements)
+        start = starts[t].reshape((B,) + (1,) * (h.ndim - 1))
+        h = algebra.act(element, jnp.where(start, algebra.reading.zero, h))
+        states.append(h)
+    return h, jnp.stack(states)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_to_scan_gives_the_literal_recurrence_in_float64(float64, kind, reading, method):
+    rng = np.random.default_rng(0)
+    algebra, elements, initial = example(kind, reading, rng)
+    starts = random_starts(rng)
+    last, states = jax.jit(functools.partial(scan, algebra, method=method))(elements, initial, starts)
+    expected = literal(kind, reading, elements, initial, starts)
+    np.testing.assert_allclose(states, expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(last, states[-1])
+
+
+@pytest.mark.parametrize("vmapped", [False, True], ids=["wide", "vmap"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmapped):
+    rng = np.random.default_rng(1)
+    algebra, elements, initial = example(kind, reading, rng)
+    starts = jnp.asarray(random_starts(rng))
+    weights = jnp.asarray(rng.normal(size=elements.input.shape))
+    floats = [leaf for leaf in jax.tree.leaves(elements) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def fill(floats):
+        given = iter(floats)
+        return jax.tree.map(
+            lambda x: next(given) if jnp.issubdtype(x.dtype, jnp.floating) else x, elements
+        )
+
+    def loss(run, floats, initial):
+        last, states = run(fill(floats), initial, starts)
+        return jnp.sum(weights * jnp.tanh(states)) + jnp.sum(jnp.sin(last))
+
+    run = functools.partial(scan, algebra, method=method)
+    if vmapped:
+        axes = jax.tree.map(lambda x: 1 if x.shape[1] == B else None, elements)
+        inner = jax.vmap(run, in_axes=(axes, 0, 1), out_axes=(0, 1))
+
+        def run(elements, initial, starts):
+            alone = jax.tree.map(lambda x: x if x.shape[1] == B else x[:, 0], elements)
+            return inner(alone, initial, starts)
+
+    got = jax.jit(jax.grad(functools.partial(loss, run), (0, 1)))(floats, initial)
+    expected = jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(floats, initial)
+    jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9), got, expected)
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "permutation", "dense", "blocks"])
+@pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
+def test_combine_is_associative_and_acts_as_one_after_the_other(float64, kind, reading):
+    algebra, elements, h = example(kind, reading, np.random.default_rng(2))
+    e, f, g = (jax.tree.map(lambda x: x[t], elements) for t in range(3))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
+    jax.tree.map(
+        close,
+        algebra.combine(algebra.combine(e, f), g),
+        algebra.combine(e, algebra.combine(f, g)),
+    )
+    close(algebra.act(algebra.combine(e, f), h), algebra.act(f, algebra.act(e, h)))
+
+
+def test_complex_states_scan_and_differentiate_as_the_loop_does(float64):
+    rng = np.random.default_rng(3)
+    f = lambda *s: jnp.asarray(rng.normal(size=s) + 1j * rng.normal(size=s))  # noqa: E731
+    a, b, h, w = f(T, B, N) / 2, f(T, B, N), f(B, N), f(T, B, N)
+    starts = jnp.asarray(random_starts(rng))
+
+    def loss(run, a, b, h):
+        return jnp.sum(jnp.real(w * run(Element(a, b), h, starts)[1] ** 2))
+
+    expected = jax.grad(functools.partial(loss, functools.partial(stepping, Diagonal())), (0, 1, 2))(a, b, h)
+    for method in METHODS:
+        run = functools.partial(scan, Diagonal(), method=method)
+        got = jax.grad(functools.partial(loss, run), (0, 1, 2))(a, b, h)
+        jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9), got, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_poison_before_a_start_changes_no_bit_after_it(method):
+    rng = np.random.default_rng(4)
+    algebra, elements, initial = example("diagonal", Ordinary(), rng)
+    elements, initial = jax.tree.map(lambda x: x.astype(jnp.float32), (elements, initial))
+    starts = np.zeros((T, B), bool)
+    starts[9] = True
+    past = np.arange(T)[:, None, None] < 9
+    poisoned = jax.tree.map(lambda x: jnp.where(past, jnp.nan, x), elements)
+
+    @jax.jit
+    def after(elements, initial):
+        def loss(later):
+            whole = jax.tree.map(lambda x, y: jnp.concatenate([x[:9], y]), elements, later)
+            states = scan(algebra, whole, initial, starts, method)[1][9:]
+            return jnp.sum(states**2), states
+
+        return jax.value_and_grad(loss, has_aux=True)(jax.tree.map(lambda x: x[9:], elements))
+
+    clean, dirty = after(elements, initial), after(poisoned, jnp.full_like(initial, jnp.nan))
+    jax.tree.map(np.testing.assert_array_equal, dirty, clean)
+
+
+def test_ordinary_and_log_readings_coincide_for_permutations(float64):
+    rng = np.random.default_rng(5)
+    algebra, elements, initial = example("permutation", Ordinary(), rng)
+    logits = elements.input
+    linear = Element(elements.transition._replace(scale=jnp.ones_like(logits)), logits)
+    belief = Element(elements.transition._replace(scale=logits), jnp.full_like(logits, -jnp.inf))
+    np.testing.assert_allclose(
+        scan(algebra, linear, initial)[1], scan(Permutation(LogSumExp()), belief, initial)[1], rtol=1e-12
+    )
+
+
+def test_a_projective_state_keeps_its_largest_logit_at_zero_and_its_differences():
+    rng = np.random.default_rng(6)
+    log_T = jnp.log(jnp.asarray(rng.dirichlet(np.ones(N), N).T, jnp.float32))
+    long = 5000
+    scale = jnp.asarray(rng.normal(-60, 5, (long, N)), jnp.float32)  # evidence near 1e-26 at each step
+    transition = Switch(log_T[None, None], jnp.zeros((1,), jnp.int32), scale)
+    elements = Element(transition, jnp.full((long, N), -jnp.inf))
+    _, states = scan(Switched(of=Dense(LogSumExp(projective=True))), elements, jnp.zeros(N))
+    np.testing.assert_array_equal(jnp.max(states, -1), 0.0)
+    l = np.zeros(N)
+    for s in np.asarray(scale, np.float64)[-50:]:  # a belief forgets: 50 steps decide it
+        l = s + np.logaddexp.reduce(np.asarray(log_T, np.float64) + l, axis=1)
+    np.testing.assert_allclose(states[-1], l - l.max(), atol=1e-3)
+
+
+def test_bfloat16_inputs_accumulate_in_float32():
+    ones = jnp.ones((3000, 1), jnp.bfloat16)
+    last, states = scan(Diagonal(), Element(ones, ones), jnp.zeros(1))
+    assert states.dtype == jnp.bfloat16 and last.dtype == jnp.float32
+    assert float(last[0]) == 3000.0  # a bfloat16 sum of ones stops at 256
+
+
+def test_a_constant_transition_is_stored_once_and_its_gradient_is_summed():
+    a, b = jnp.full((1, B, N), 0.5), jnp.ones((T, B, N))
+    loss = lambda a: jnp.sum(scan(Diagonal(), Element(a, b), jnp.zeros((B, N)))[1])  # noqa: E731
+    spread = lambda a: jnp.sum(  # noqa: E731
+        scan(Diagonal(), Element(jnp.broadcast_to(a, b.shape), b), jnp.zeros((B, N)))[1]
+    )
+    np.testing.assert_allclose(jax.grad(loss)(a), jax.grad(spread)(a), rtol=1e-6)
+
+
+def test_forward_and_backward_keep_no_copies_beyond_inputs_and_outputs():
+    shape = (2048, 64)
+    array = jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def both(a, b, g):
+        states, pull = jax.vjp(lambda a, b: scan(Diagonal(), Element(a, b), jnp.zeros(shape[1:]))[1], a, b)
+        return states, pull(g)
+
+    temporary = jax.jit(both).lower(array, array, array).compile().memory_analysis().temp_size_in_bytes
+    assert temporary <= 3 * 4 * shape[0] * shape[1]  # g_t and h_{t-1}; a tree of composed elements keeps 11 levels
+
+
+def test_wrong_shapes_are_refused_with_both_shapes_named():
+    element = Element(jnp.ones((T, N)), jnp.ones((T, N)))
+    with pytest.raises(ValueError, match=r"initial has shape \(5,\).*\(4,\)"):
+        scan(Diagonal(), element, jnp.zeros(5))
+    with pytest.raises(ValueError, match=r"starts has shape \(22,\).*\(23,\)"):
+        scan(Diagonal(), element, jnp.zeros(N), jnp.zeros(T - 1, bool))
+
+
+def test_random_matrices_are_orthogonal_and_unitary():
+    for shape in ((7, 7), (3, 8), (8, 3)):
+        q = np.asarray(orthogonal(jax.random.key(0), shape))
+        small = q @ q.T if shape[0] <= shape[1] else q.T @ q
+        np.testing.assert_allclose(small, np.eye(min(shape)), atol=1e-5)
+    u = np.asarray(unitary(jax.random.key(1), 9))
+    np.testing.assert_allclose(u @ u.conj().T, np.eye(9), atol=1e-5)
+
+
+def test_the_inverse_and_its_derivative_agree_with_lapack(float64):
+    rng = np.random.default_rng(7)
+    a = jnp.asarray(rng.normal(size=(6, 6)) + 1j * rng.normal(size=(6, 6))).at[0, 0].set(0.0)  # needs a pivot
+    np.testing.assert_allclose(inverse(a), np.linalg.inv(a), rtol=1e-10)
+    ours = jax.grad(lambda a: jnp.sum(jnp.abs(inverse(a)) ** 2))(a)
+    theirs = jax.grad(lambda a: jnp.sum(jnp.abs(jnp.linalg.inv(a)) ** 2))(a)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-8)
+
+
+def test_unknown_names_list_the_known_ones_and_suggest_the_nearest():
+    registry = Registry("fruit")
+    registry.add("apple", object, "", "")
+    registry.add("pear", object, "", "")
+    with pytest.raises(UnknownName, match="unknown fruit 'aple'; did you mean 'apple'. known: apple, pear"):
+        registry["aple"]

@@ -1,0 +1,144 @@
+"""The filters against the log-space forward algorithm, and that against all paths."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem import HMM, POMDP, AdaptiveLinearFilter, Belief, ExactLinearFilter, InitialStateFilter, Inputs, viterbi_path
+
+
+def pomdp(transition, rng, observations=5, emission=None):
+    n = len(transition[0])
+    emission = rng.dirichlet(np.ones(observations), n) if emission is None else emission
+    return POMDP(transition, emission, np.zeros(n), rng.dirichlet(np.ones(n)), discount=0.9)
+
+
+def inputs(model, steps, rng):
+    """Random actions and observations: the filters must agree on any sequence, likely or not."""
+    return Inputs(
+        jnp.asarray(rng.integers(0, model.n_observations, steps)),
+        jnp.asarray(rng.integers(0, model.n_actions, steps)),
+        jnp.zeros(steps),
+    )
+
+
+def forward_algorithm(model, xs, starts):
+    """Log-beliefs by the textbook recursion in float64."""
+    with np.errstate(divide="ignore"):
+        log_T, log_E = np.log(model.transition), np.log(model.emission)
+        log_first = np.log(model.initial) + np.log(model.initial_emission.T)
+    l, out = np.zeros(model.n_states), []
+    for o, a, start in zip(np.asarray(xs.observation), np.asarray(xs.action), starts, strict=True):
+        l = log_first[o] if start else log_E[a, :, o] + np.logaddexp.reduce(l[:, None] + log_T[a], axis=0)
+        l = l - np.logaddexp.reduce(l)
+        out.append(l)
+    return np.stack(out)
+
+
+def beliefs(memory, xs, starts):
+    return np.asarray(eqx.filter_jit(memory.unroll)(memory.init(), xs, jnp.asarray(starts))[1])
+
+
+def some_starts(steps, rng):
+    return (rng.random(steps) < 0.01) | (np.arange(steps) == 0)
+
+
+@pytest.mark.parametrize("states, steps", [(2, 50), (7, 333), (64, 2000)])
+def test_the_exact_linear_filter_is_the_forward_algorithm_for_permutations(float64, states, steps):
+    rng = np.random.default_rng(states)
+    model = pomdp([np.eye(states)[rng.permutation(states)] for _ in range(3)], rng)
+    xs, starts = inputs(model, steps, rng), some_starts(steps, rng)
+    expected = np.exp(forward_algorithm(model, xs, starts))
+    assert np.abs(beliefs(ExactLinearFilter(model), xs, starts) - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("states, steps", [(3, 50), (64, 2000)])
+def test_the_initial_state_form_is_the_forward_algorithm_for_many_to_one_maps(float64, states, steps):
+    rng = np.random.default_rng(states)
+    model = pomdp([np.eye(states)[rng.integers(0, states, states)] for _ in range(3)], rng)
+    xs, starts = inputs(model, steps, rng), some_starts(steps, rng)
+    expected = np.exp(forward_algorithm(model, xs, starts))
+    assert np.abs(beliefs(InitialStateFilter(model), xs, starts) - expected).max() < 1e-10
+
+
+def test_random_moves_make_the_linear_filter_wrong_by_more_than_a_tenth(float64):
+    rng = np.random.default_rng(0)
+    permutations = [np.eye(5)[rng.permutation(5)] for _ in range(2)]
+    model = pomdp(permutations, rng)
+    noisy = POMDP(
+        [0.8 * P + 0.2 / 5 for P in permutations], model.emission[0], np.zeros(5), model.initial, discount=0.9
+    )
+    xs, starts = inputs(model, 100, rng), np.arange(100) == 0
+    expected = np.exp(forward_algorithm(noisy, xs, starts))
+    assert np.abs(beliefs(ExactLinearFilter(model), xs, starts) - expected).max() > 0.1
+
+
+def test_the_linear_filters_refuse_models_they_are_wrong_for():
+    rng = np.random.default_rng(1)
+    merging = pomdp([[[0, 1], [0, 1]]], rng)
+    with pytest.raises(ValueError, match=r"transition\[0\] is not a permutation"):
+        ExactLinearFilter(merging)
+    with pytest.raises(ValueError, match=r"transition\[0\] is not deterministic"):
+        InitialStateFilter(pomdp([[[0.5, 0.5], [0, 1]]], rng))
+    with pytest.raises(ValueError, match=r"emission\[0, 1, 0\] is 0"):
+        AdaptiveLinearFilter(pomdp([np.eye(2)], rng, emission=[[0.5, 0.5], [0.0, 1.0]]), 0.1)
+    with pytest.raises(ValueError, match=r"delta is 1.5"):
+        AdaptiveLinearFilter(merging, 1.5)
+
+
+def test_the_belief_is_what_enumerating_all_paths_gives(float64):
+    rng = np.random.default_rng(2)
+    model = pomdp(rng.dirichlet(np.ones(3), (2, 3)), rng, observations=4)
+    steps = 6
+    xs = inputs(model, steps, rng)
+    o, a = np.asarray(xs.observation), np.asarray(xs.action)
+    weight = np.zeros(3)
+    for path in itertools.product(range(3), repeat=steps):
+        p = model.initial[path[0]] * model.initial_emission[path[0], o[0]]
+        for t in range(1, steps):
+            p *= model.transition[a[t], path[t - 1], path[t]] * model.emission[a[t], path[t], o[t]]
+        weight[path[-1]] += p
+    got = beliefs(Belief(model), xs, np.arange(steps) == 0)[-1]
+    np.testing.assert_allclose(got, weight / weight.sum(), rtol=1e-12)
+
+
+def test_viterbi_finds_the_best_of_all_paths(float64):
+    rng = np.random.default_rng(3)
+    model = HMM(rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(4), 3), rng.dirichlet(np.ones(3)))
+    o = rng.integers(0, 4, 7)
+
+    def log_probability(path):
+        p = np.log(model.initial[path[0]]) + np.log(model.emission[path, o]).sum()
+        return p + np.log(model.transition[path[:-1], path[1:]]).sum()
+
+    best = max((np.array(path) for path in itertools.product(range(3), repeat=7)), key=log_probability)
+    np.testing.assert_array_equal(viterbi_path(model, jnp.asarray(o)), best)
+
+
+def test_the_belief_stays_finite_and_right_over_a_hundred_thousand_steps_of_rare_observations():
+    emission = np.array([[1 - 1e-30, 1e-30], [1 - 3e-30, 3e-30]])  # observation 1 is nearly impossible, 3 times less so
+    model = POMDP([[[0.9, 0.1], [0.2, 0.8]]], emission, np.zeros(2), [0.5, 0.5], discount=0.9)
+    steps = 100_000
+    xs = Inputs(jnp.ones(steps, jnp.int32), jnp.zeros(steps, jnp.int32), jnp.zeros(steps))
+    starts = np.arange(steps) == 0
+    got = beliefs(Belief(model), xs, starts)
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, np.exp(forward_algorithm(model, xs, starts)), atol=1e-5)
+
+
+def test_after_an_impossible_observation_the_belief_goes_on_from_the_uniform_one():
+    model = POMDP([np.eye(2)], np.eye(2), np.zeros(2), [1.0, 0.0], discount=0.9)
+    xs = Inputs(jnp.array([0, 1, 1]), jnp.zeros(3, jnp.int32), jnp.zeros(3))  # state 0 never shows observation 1
+    got = beliefs(Belief(model), xs, np.array([True, False, False]))
+    np.testing.assert_allclose(got, [[1, 0], [0.5, 0.5], [0, 1]])
+
+
+def test_transient_states_of_the_backbone_keep_their_place_in_the_adaptive_filter():
+    rng = np.random.default_rng(4)
+    chain = 0.9 * np.eye(3)[[1, 2, 1]] + 0.1 / 3  # 0 -> 1 <-> 2: state 0 is transient
+    memory = AdaptiveLinearFilter(pomdp([chain], rng), delta=0.25)
+    np.testing.assert_array_equal(memory.source[0], [0, 2, 1])
