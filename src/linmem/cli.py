@@ -1,12 +1,10 @@
 """The command line: parse, run, show. Everything it does is a function of the library that Python can call too."""
 
-import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -118,6 +116,36 @@ def check(layer: Positional[str]) -> int:
     return 1 if broken else 0
 
 
+@app.command
+def bench() -> int:
+    """Measure speed on this machine: `linmem bench --help` lists what."""
+    raise UsageError("name what to measure; `linmem bench --help` lists it")
+
+
+@app.command
+def reproduce() -> int:
+    """Repeat an experiment and say which of its stated results hold: `linmem reproduce --help` lists which."""
+    raise UsageError("name the experiment; `linmem reproduce --help` lists them")
+
+
+def _groups() -> dict[str, tuple[str, dict[str, str]]]:
+    """Commands of two words: what each group is, and its commands' modules."""
+    return {
+        "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
+        "reproduce": (
+            "Repeat an experiment; exit code 1 if a stated result does not hold.",
+            {"two-state": "two_state"},
+        ),
+    }
+
+
+def _group_app(modules: dict[str, str]) -> tyro.extras.SubcommandApp:
+    group = tyro.extras.SubcommandApp()
+    for name, module in modules.items():
+        group.command(importlib.import_module(f".evidence.{module}", __package__).main, name=name)
+    return group
+
+
 class UsageError(Exception):
     """What was typed cannot be done; the message says how to mend it."""
 
@@ -128,8 +156,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from .experiments.store import FolderError
 
     enable_compilation_cache()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    groups = _groups()
     try:
-        code = app.cli(prog="linmem", args=arguments, description=_ABOUT)
+        if arguments and arguments[0] in groups and len(arguments) > 1:
+            about, modules = groups[arguments[0]]
+            code = _group_app(modules).cli(
+                prog=f"linmem {arguments[0]}", args=arguments[1:], description=about
+            )
+        else:
+            code = app.cli(prog="linmem", args=arguments, description=_ABOUT)
     except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError) as error:
         print(f"linmem: {error}", file=sys.stderr)
         code = 2

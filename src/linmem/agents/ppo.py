@@ -183,7 +183,7 @@ def learn(config: PPOConfig, updates: int, policy: ActorCritic, opt_state: optax
         part = jax.tree.map(lambda x: x[chosen], first_memory), *jax.tree.map(lambda x: x[:, chosen], timed)
         (_, parts), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(policy, config, *part)
         changes, opt_state = transform.update(gradient, opt_state)
-        parts["gradient"] = optax.global_norm(gradient)
+        parts["gradient"] = optax.tree.norm(gradient)
         return (eqx.apply_updates(policy, changes), opt_state), parts
 
     def epoch(carry, key):
@@ -233,12 +233,9 @@ def seeds_init(
 
 
 def compile_train(config: PPOConfig, world: AbstractWorld, updates: int, chunk: int, state: State):
-    """Compile ``chunk`` updates of all seeds: a function State -> (State, Metrics with leading axes (seed, update)).
-
-    The state given to it is consumed: its memory is reused for the result.
-    """
+    """Compile ``chunk`` updates of all seeds: a function State -> (State, Metrics with leading axes (seed, update))."""
 
     def train(state):
         return jax.lax.scan(lambda s, _: update(config, world, updates, s), state, None, length=chunk)
 
-    return jax.jit(jax.vmap(train), donate_argnums=0).lower(state).compile()
+    return jax.jit(jax.vmap(train)).lower(state).compile()

@@ -139,10 +139,15 @@ class LogSumExp(_Tropical):
     """The log semiring. Derivatives are finite (and zero) where a sum has only -inf terms."""
 
     def plus(self, a, b):
-        return _logsumexp(jnp.stack(jnp.broadcast_arrays(a, b)), axis=0)
+        return _logsumexp([a, b])
 
     def matmul(self, a, b):
-        return _logsumexp(a[..., :, :, None] + b[..., None, :, :], axis=-2)
+        size = a.shape[-1]
+        if size <= _UNROLL:
+            return _logsumexp([a[..., :, j, None] + b[..., j, None, :] for j in range(size)])
+        terms = a[..., :, :, None] + b[..., None, :, :]
+        top = _finite(jnp.max(terms, axis=-2))
+        return _log(jnp.sum(jnp.exp(terms - top[..., None, :]), axis=-2), top)
 
     def slope(self, a, h, out):
         finite = jnp.isfinite(out)
@@ -163,12 +168,24 @@ class MaxPlus(_Tropical):
         return jnp.where((a + h == out) & jnp.isfinite(out), 1.0, 0.0).astype(out.dtype)
 
 
-def _logsumexp(x, axis):
-    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    total = jnp.sum(jnp.exp(x - top), axis=axis)
+# XLA's CPU code for a sum over the middle axis is several times slower than the same sum written out; compile time
+# grows with the number of terms.
+_UNROLL = 16
+
+
+def _logsumexp(terms: list[Array]) -> Array:
+    top = _finite(functools.reduce(jnp.maximum, terms))
+    return _log(functools.reduce(jnp.add, [jnp.exp(term - top) for term in terms]), top)
+
+
+def _finite(top: Array) -> Array:
+    """The shift that keeps exp in range; it cancels, so it carries no gradient."""
+    return jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
+
+
+def _log(total: Array, top: Array) -> Array:
     some = total > 0  # the inner where keeps log'(0) * 0 = nan out of the derivative
-    return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + jnp.squeeze(top, axis), -jnp.inf)
+    return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, -jnp.inf)
 
 
 # --- kinds --------------------------------------------------------------------------------------------------------

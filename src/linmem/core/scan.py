@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Inexact
 
-from .algebra import AbstractAlgebra, Diagonal, Element, Ordinary, expand
+from .algebra import AbstractAlgebra, Diagonal, Element, LogSumExp, expand
 
 Method = Literal["auto", "sequential", "associative", "chunked"]
 
@@ -35,13 +35,14 @@ def choose(platform: str, algebra: AbstractAlgebra, steps: int, width: int) -> M
     """The method that ``auto`` takes. Repeat the CPU measurements with ``linmem bench scan --methods``.
 
     On a CPU a step of a compiled loop costs some tens of nanoseconds beyond its arithmetic, and the sequential method
-    moves the fewest bytes, so it wins unless the vectors are too narrow to fill the vector unit over a long time. Other
-    platforms were not measured by anyone yet: there the choice is the one with short depth that the literature uses.
+    moves the fewest bytes, so it wins; except where each step takes exponentials of one or two numbers only, over a
+    long time: there the vector unit is better fed by many chunks. Other platforms were not measured by anyone yet:
+    there the choice is the one with short depth that the literature uses.
     """
     if platform != "cpu":
         return "associative"
-    narrow = isinstance(algebra, Diagonal) and isinstance(algebra.reading, Ordinary) and width <= 4
-    return "chunked" if narrow and steps >= 4096 else "sequential"
+    narrow = isinstance(algebra, Diagonal) and isinstance(algebra.reading, LogSumExp) and width <= 2
+    return "chunked" if narrow and steps >= 16384 else "sequential"
 
 
 def scan(

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 PAPER = "Zhao et al. 2026, arXiv:2605.31261"
-ALF_DELTA = 0.1  # the paper's rate on RingWorld
+ALF_DELTA = 0.05  # best of 0.03, 0.05, 0.07, 0.1, 0.15, 0.2 on our RingWorld; the paper took 0.1 on its own
 
 CONFORMING: list[type[AbstractMemory]] = [
     NoMemory,

@@ -27,6 +27,47 @@ from ..core.matrices import orthogonal
 from .base import AbstractMemory
 
 
+def _gates(leaving, bias_new, entering, h):
+    """h_t from U h_{t-1}, W x_t + b and h_{t-1}."""
+    in_r, in_z, in_n = jnp.split(entering, 3, axis=-1)
+    re_r, re_z, re_n = jnp.split(leaving, 3, axis=-1)
+    r, z = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z)
+    return (1 - z) * jnp.tanh(in_n + r * (re_n + bias_new)) + z * h
+
+
+@jax.custom_vjp
+def _recur(w_state, bias_new, entering, starts, initial):
+    """All h_t. Its derivative leaves the sum over time of the gradient in U to one product after the loop, where
+    differentiating the loop itself would add a matrix at every step."""
+    return _run(jnp.zeros_like(entering), w_state, bias_new, entering, starts, initial)
+
+
+def _run(nudge, w_state, bias_new, entering, starts, initial):
+    def body(h, step):
+        entering, start, nudge = step
+        h = jnp.where(start, 0.0, h)
+        h = _gates(w_state @ h + nudge, bias_new, entering, h)
+        return h, h
+
+    return jax.lax.scan(body, initial, (entering, starts, nudge))[1]
+
+
+def _recur_fwd(w_state, bias_new, entering, starts, initial):
+    run = lambda nudge, *rest: _run(nudge, w_state, *rest[:2], starts, rest[2])  # noqa: E731
+    states, pull = jax.vjp(run, jnp.zeros_like(entering), bias_new, entering, initial)
+    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
+    return states, (pull, previous)
+
+
+def _recur_bwd(kept, cotangent):
+    pull, previous = kept
+    leaving, bias_new, entering, initial = pull(cotangent)
+    return leaving.T @ previous, bias_new, entering, None, initial
+
+
+_recur.defvjp(_recur_fwd, _recur_bwd)
+
+
 class GRU(AbstractMemory):
     """Features (out_size,): the state h_t of a GRU with inputs (in_size,)."""
 
@@ -52,19 +93,12 @@ class GRU(AbstractMemory):
 
     def unroll(self, state, xs, starts):
         entering = xs @ self.w_in.T + self.bias  # one product for all steps; only the recurrent one is sequential
-
-        def body(h, step):
-            h = self._advance(h, *step)
-            return h, h
-
-        return jax.lax.scan(body, state, (entering, starts))
+        states = _recur(self.w_state, self.bias_new, entering, starts, state)
+        return states[-1], states
 
     def _advance(self, h, entering, start):
         h = jnp.where(start, 0.0, h)
-        in_r, in_z, in_n = jnp.split(entering, 3, axis=-1)
-        re_r, re_z, re_n = jnp.split(self.w_state @ h, 3, axis=-1)
-        r, z = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z)
-        return (1 - z) * jnp.tanh(in_n + r * (re_n + self.bias_new)) + z * h
+        return _gates(self.w_state @ h, self.bias_new, entering, h)
 
     @classmethod
     def example(cls, key, steps):

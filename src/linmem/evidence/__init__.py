@@ -1,0 +1,1 @@
+"""Commands that measure and reproduce: `linmem bench X`, `linmem reproduce X`."""

@@ -1,0 +1,164 @@
+"""The agent: advantages against a literal loop, known values on probe worlds, and nothing that crosses a start."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem.agents import PPOConfig, ppo
+from linmem.agents.policy import ActorCritic
+from linmem.agents.returns import advantages
+from linmem.agents.rollout import act, begin, collect
+from linmem.memories import MEMORIES
+from linmem.worlds import WORLDS, RecallProbe, RingWorld, TruncationProbe
+
+SMALL = PPOConfig(actors=16, unroll=20, epochs=4, minibatches=2, step_size=1e-2, memory_size=16, discount=0.9)
+
+
+def trained(world, memory, updates, config=SMALL, seeds=2):
+    keys = jax.random.split(jax.random.key(0), seeds)
+    state = ppo.seeds_init(config, world, MEMORIES[memory].make, updates, keys)
+    state, metrics = ppo.compile_train(config, world, updates, updates, state)(state)
+    return state, jax.tree.map(np.asarray, metrics)
+
+
+def test_advantages_are_the_literal_sums_with_both_kinds_of_end():
+    rng = np.random.default_rng(0)
+    steps, batch, discount, trace = 17, 3, 0.9, 0.7
+    rewards, values = rng.normal(size=(steps, batch)), rng.normal(size=(steps + 1, batch))
+    terminated = rng.random((steps, batch)) < 0.2
+    truncated = (rng.random((steps, batch)) < 0.2) & ~terminated
+    expected = np.zeros((steps, batch))
+    for b in range(batch):
+        for t in range(steps):
+            factor = 1.0
+            for k in range(t, steps):
+                following = 0.0 if terminated[k, b] else values[k + 1, b]
+                expected[t, b] += factor * (rewards[k, b] + discount * following - values[k, b])
+                if terminated[k, b] or truncated[k, b]:
+                    break
+                factor *= discount * trace
+    got = advantages(*map(jnp.asarray, (rewards, values, terminated, truncated)), discount, trace)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["probe_constant", "probe_observation", "probe_delay", "probe_truncation", "probe_termination"]
+)
+def test_the_critic_learns_the_known_values(name):
+    world = WORLDS[name].make()
+    state, _ = trained(world, "none", 150)
+    policy = jax.tree.map(lambda x: x[0], state.policy)
+    for observation, value in world.values(SMALL.discount).items():
+        space = world.observation_space
+        o = jnp.full(space.shape, observation, space.dtype)
+        _, first = world.init(jax.random.key(0))
+        x = begin(policy, world, jax.random.key(0)).inputs._replace(observation=o)
+        assert first.shape == o.shape
+        _, _, got = policy.step((), x, jnp.asarray(False))
+        assert abs(float(got) - value) < 0.1 * max(1, abs(value)), (observation, float(got), value)
+
+
+def test_the_policy_learns_which_action_pays():
+    _, metrics = trained(WORLDS["probe_action"].make(), "none", 60)
+    assert metrics.reward[:, -5:].mean() > 0.95
+
+
+@pytest.mark.parametrize("memory, low, high", [("gru", 0.9, 1.01), ("s5", 0.9, 1.01), ("none", -0.3, 0.3)])
+def test_a_cue_is_recalled_with_memory_and_not_without(memory, low, high):
+    _, metrics = trained(RecallProbe(delay=3), memory, 150)
+    returns = metrics.episode_return[:, -10:].mean()
+    assert low < returns < high
+
+
+def test_the_belief_is_memory_enough_for_recall():
+    _, metrics = trained(RecallProbe(delay=3), "belief", 100)
+    assert metrics.episode_return[:, -10:].mean() > 0.9
+
+
+def a_policy(memory, world, size=8):
+    keys = jax.random.split(jax.random.key(3))
+    return ActorCritic(MEMORIES[memory].make(world, size, keys[0]), world.action_space.n, size, key=keys[1])
+
+
+def test_a_truncated_episode_shows_its_final_observation_once_and_a_terminated_one_never():
+    for terminates in (False, True):
+        world = TruncationProbe(steps=4, terminates=terminates)
+        policy = a_policy("none", world)
+        actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 2))
+        _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 12))(actors)  # noqa: B023
+        acts, start = np.asarray(slots.acts[:, 0]), np.asarray(slots.start[:, 0])
+        if terminates:
+            assert acts.all() and start.tolist() == [True, False, False, False] * 3
+            assert slots.terminated[:, 0].tolist() == [False, False, False, True] * 3
+            assert not slots.truncated.any()
+        else:
+            period = [True, True, True, True, False]
+            assert acts.tolist() == (period * 3)[:12]
+            assert start.tolist() == ([True, False, False, False, False] * 3)[:12]
+            assert slots.truncated[:, 0].tolist() == ([False, False, False, True, False] * 3)[:12]
+            assert slots.inputs.observation[4, 0] == 0  # the final observation: time 4 modulo 4
+        returns = np.asarray(slots.returns[:, 0])
+        assert np.nanmin(returns) == np.nanmax(returns) == 4.0
+
+
+@pytest.mark.parametrize("memory", ["s5", "gru", "deep_alf", "belief", "alf", "trace"])
+def test_acting_after_a_start_does_not_depend_on_the_memory_before_it(memory):
+    world = RingWorld(episode_length=5)
+    policy = a_policy(memory, world)
+    actor = begin(policy, world, jax.random.key(0))
+    spoil = lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.inexact) else x  # noqa: E731
+    other = actor._replace(memory=jax.tree.map(spoil, actor.memory))
+    step = jax.jit(lambda actor: act(policy, world, actor, jax.random.key(1)))
+    jax.tree.map(np.testing.assert_array_equal, step(other), step(actor))
+
+
+@pytest.mark.parametrize("memory", ["s5", "gru", "deep_alf"])
+def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
+    """Two rollouts that agree from a start on give bit-identical parameter gradients for the steps after it."""
+    world = RingWorld(episode_length=7)
+    policy = a_policy(memory, world)
+    cut = 8  # 7 decisions and the final observation
+    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 4))
+    _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 14))(actors)
+    assert slots.start[cut].all()
+    early = np.arange(14) < cut
+    # Only what comes after the start counts in the loss ...
+    slots = slots._replace(acts=slots.acts & ~early[:, None])
+    gains = jax.random.normal(jax.random.key(2), slots.reward.shape)
+
+    @eqx.filter_jit
+    def gradient(slots, memories):
+        return eqx.filter_grad(lambda p: ppo.loss(p, SMALL, memories, slots, gains, gains)[0])(policy)
+
+    # ... and everything before it is replaced: observations, actions, and the memory's first state.
+    other = slots._replace(
+        inputs=jax.tree.map(lambda x: jnp.where(early[:, None], (x + 1) % 3, x).astype(x.dtype), slots.inputs)
+    )
+    spoiled = jax.tree.map(lambda x: x + 1.5, actors.memory)
+    jax.tree.map(
+        np.testing.assert_array_equal, gradient(other, spoiled), gradient(slots, actors.memory)
+    )
+    # The check can fail: a change after the start does change the gradient.
+    late = slots._replace(inputs=jax.tree.map(lambda x: (x + 1) % 3, slots.inputs))
+    differs = jax.tree.map(lambda a, b: bool((a != b).any()), gradient(late, spoiled), gradient(slots, spoiled))
+    assert any(jax.tree.leaves(differs))
+
+
+def test_seeds_trained_together_are_the_seeds_trained_alone():
+    world, config = RingWorld(episode_length=7), SMALL
+    keys = jax.random.split(jax.random.key(0), 2)
+    run = lambda keys: ppo.compile_train(  # noqa: E731
+        config, world, 3, 3, state := ppo.seeds_init(config, world, MEMORIES["s5"].make, 3, keys)
+    )(state)[1]
+    together, alone = run(keys), run(keys[1:])
+    np.testing.assert_allclose(together.reward[1], alone.reward[0], atol=0.02)
+    np.testing.assert_allclose(together.value_loss[1], alone.value_loss[0], rtol=1e-2)
+
+
+def test_wrong_settings_say_how_to_mend_them():
+    with pytest.raises(ValueError, match="minibatches is 7 and actors 64; .* multiple"):
+        PPOConfig(minibatches=7)
+    with pytest.raises(ValueError, match="memory 'belief' is made from a finite model, and ObservationProbe has no tables"):
+        MEMORIES["belief"].make(WORLDS["probe_observation"].make(), 8, jax.random.key(0))
