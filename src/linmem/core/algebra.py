@@ -54,6 +54,10 @@ class AbstractReading(abc.ABC):
     def plus(self, a: Array, b: Array) -> Array: ...
 
     @abc.abstractmethod
+    def matvec(self, a: Inexact[Array, "*#b i j"], h: Inexact[Array, "*#b j"]) -> Inexact[Array, "*b i"]:
+        """Matrix times vector with ⊕ as the sum."""
+
+    @abc.abstractmethod
     def matmul(self, a: Inexact[Array, "*#b i j"], b: Inexact[Array, "*#b j k"]) -> Inexact[Array, "*b i k"]:
         """Matrix product with ⊕ as the sum."""
 
@@ -88,6 +92,9 @@ class Ordinary(AbstractReading):
     def plus(self, a, b):
         return a + b
 
+    def matvec(self, a, h):
+        return self.matmul(a, h[..., None])[..., 0]
+
     def matmul(self, a, b):
         return jnp.matmul(a, b, preferred_element_type=jnp.result_type(a, b))
 
@@ -110,8 +117,18 @@ class _Tropical(AbstractReading):
     projective: bool = False
     zero = -jnp.inf
 
+    @abc.abstractmethod
+    def sum(self, terms: Array, axis: int) -> Array:
+        """⊕ over one axis."""
+
     def times(self, a, b):
         return a + b
+
+    def matvec(self, a, h):
+        return self.sum(a + h[..., None, :], axis=-1)
+
+    def matmul(self, a, b):
+        return self.sum(a[..., :, :, None] + b[..., None, :, :], axis=-2)
 
     def project(self, *parts, axes):
         if not self.projective:
@@ -141,13 +158,9 @@ class LogSumExp(_Tropical):
     def plus(self, a, b):
         return _logsumexp([a, b])
 
-    def matmul(self, a, b):
-        size = a.shape[-1]
-        if size <= _UNROLL:
-            return _logsumexp([a[..., :, j, None] + b[..., j, None, :] for j in range(size)])
-        terms = a[..., :, :, None] + b[..., None, :, :]
-        top = _finite(jnp.max(terms, axis=-2))
-        return _log(jnp.sum(jnp.exp(terms - top[..., None, :]), axis=-2), top)
+    def sum(self, terms, axis):
+        top = _finite(jnp.max(terms, axis=axis, keepdims=True))
+        return _log(jnp.sum(jnp.exp(terms - top), axis=axis), jnp.squeeze(top, axis))
 
     def slope(self, a, h, out):
         finite = jnp.isfinite(out)
@@ -161,16 +174,11 @@ class MaxPlus(_Tropical):
     def plus(self, a, b):
         return jnp.maximum(a, b)
 
-    def matmul(self, a, b):
-        return jnp.max(a[..., :, :, None] + b[..., None, :, :], axis=-2)
+    def sum(self, terms, axis):
+        return jnp.max(terms, axis=axis)
 
     def slope(self, a, h, out):
         return jnp.where((a + h == out) & jnp.isfinite(out), 1.0, 0.0).astype(out.dtype)
-
-
-# XLA's CPU code for a sum over the middle axis is several times slower than the same sum written out; compile time
-# grows with the number of terms.
-_UNROLL = 16
 
 
 def _logsumexp(terms: list[Array]) -> Array:
@@ -327,7 +335,7 @@ class Dense(AbstractAlgebra):
     """A full matrix, transition (..., n, n). State (..., n)."""
 
     def apply(self, transition, h):
-        return self.reading.matmul(transition, h[..., None])[..., 0]
+        return self.reading.matvec(transition, h)
 
     def compose(self, first, second):
         return self.reading.matmul(second, first)
