@@ -1,0 +1,5 @@
+"""`python -m linmem` is the `linmem` command."""
+
+from .cli import main
+
+main()

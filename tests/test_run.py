@@ -1,0 +1,181 @@
+"""Runs: the same configuration gives the same records, an interrupted run goes on, and the command line speaks."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from linmem import cli
+from linmem.agents import PPOConfig
+from linmem.experiments import run as runs
+from linmem.experiments.config import RunConfig, from_dict
+from linmem.experiments.store import Folder, FolderError
+from linmem.reports import read_run, summary
+
+ROOT = Path(__file__).parents[1]
+TINY = RunConfig(
+    memory=("none", "belief"),
+    seeds=2,
+    steps=3 * 8 * 10,
+    evaluation_actors=4,
+    evaluation_steps=30,
+    ppo=PPOConfig(actors=8, unroll=10, epochs=1, minibatches=2, memory_size=8),
+)
+
+
+def do(config, root):
+    folder = Folder.create(root, config, "a test")
+    for _ in runs.run(config, folder):
+        pass
+    return folder
+
+
+def learning(folder):
+    """Records without the clock."""
+    clock = ("seconds", "steps_per_second", "compile_seconds")
+    return [{k: v for k, v in record.items() if k not in clock} for record in folder.records()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return do(TINY, tmp_path_factory.mktemp("runs"))
+
+
+def test_two_runs_of_one_configuration_give_the_same_records(finished, tmp_path):
+    assert learning(do(TINY, tmp_path)) == learning(finished)
+
+
+def test_a_run_stopped_at_any_moment_goes_on_to_the_same_records(finished, tmp_path):
+    folder = Folder.create(tmp_path, TINY, "a test")
+    for stop_after in (2, 4):  # events: compiling, first update, ...
+        session = runs.run(TINY, folder)
+        for _ in range(stop_after):
+            next(session)
+        session.close()
+    for _ in runs.run(TINY, folder):
+        pass
+    assert learning(folder) == learning(finished)
+
+
+def test_a_finished_run_is_not_repeated(finished):
+    before = (finished.path / "records.jsonl").read_bytes()
+    events = list(runs.run(TINY, finished))
+    assert events == [runs.Finished("none", now=False), runs.Finished("belief", now=False)]
+    assert (finished.path / "records.jsonl").read_bytes() == before
+
+
+def test_what_a_memory_learns_does_not_depend_on_the_others_in_the_run(finished, tmp_path):
+    alone = do(RunConfig(**{**TINY.__dict__, "memory": ("belief",)}), tmp_path)
+    assert learning(alone) == [record for record in learning(finished) if record["memory"] == "belief"]
+
+
+def test_trained_policies_load_and_give_the_recorded_shape(finished):
+    policy = runs.load_policy(finished, "belief")
+    assert policy.memory.log_transition.shape == (2, 4, 12, 12)
+    state = runs.initial_state(TINY, "belief")[1]
+    assert any(
+        bool((a != b).any())
+        for a, b in zip(jax.tree.leaves(policy.actor), jax.tree.leaves(state.policy.actor), strict=True)
+    )
+
+
+def test_a_parameter_file_that_holds_code_is_refused(finished, tmp_path):
+    folder = do(RunConfig(**{**TINY.__dict__, "memory": ("none",)}), tmp_path)
+    with (folder.path / "params" / "none.eqx").open("wb") as file:
+        np.save(file, np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        runs.load_policy(folder, "none")
+
+
+def test_the_configuration_on_disk_is_complete(finished):
+    described = json.loads((finished.path / "config.json").read_text())
+    assert from_dict(described["config"]) == TINY == finished.config()
+    assert described["versions"]["jax"] == jax.__version__
+
+
+def test_the_belief_decodes_itself_without_distance(finished):
+    rows = {row.memory: row for row in summary(read_run(finished.path))}
+    assert rows["belief"].total_variation.mean == 0
+    assert 0 < rows["belief"].decoding_error.mean < rows["none"].decoding_error.mean
+
+
+def test_an_unwritable_folder_is_said_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderError, match="cannot write to .* choose a folder with --out"):
+        Folder.create(tmp_path / "file", TINY, "")
+
+
+def command(*arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def test_mistyped_names_list_the_known_ones_and_exit_2(capsys):
+    for arguments, message in (
+        (("run", "--memory", "s6"), "unknown memory 's6'; did you mean 's5'? known: belief"),
+        (("run", "--world", "ringwrld"), "unknown world 'ringwrld'; did you mean 'ringworld'?"),
+        (("run", "--agent", "dqn"), "unknown agent 'dqn'; known: ppo"),
+        (("report", "/nowhere"), "/nowhere holds no config.json"),
+        (("check", "json"), "name a class as module:Class"),
+        (("check", "json:JSONDecoder"), "not a subclass of linmem.AbstractMemory"),
+        (("bench",), "name what to measure"),
+    ):
+        code, _, err = command(*arguments, capsys=capsys)
+        assert code == 2 and message in err, (arguments, code, err)
+
+
+def test_list_names_everything_that_can_be_chosen(capsys):
+    code, out, _ = command("list", capsys=capsys)
+    assert code == 0
+    for name in ("ringworld", "deep_alf", "s5", "ppo", "arXiv:2208.04933"):
+        assert name in out
+
+
+def test_report_renders_again_without_running(finished, capsys):
+    (finished.path / "report.html").unlink(missing_ok=True)
+    code, out, _ = command("report", str(finished.path), capsys=capsys)
+    assert code == 0 and "belief" in out
+    assert (finished.path / "report.html").stat().st_size > 10_000
+
+
+def test_check_names_the_promises_that_an_outside_layer_breaks(tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_layers.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from linmem import Trace\n"
+        "class Good(Trace):\n    pass\n"
+        "class Leaky(Trace):\n"
+        "    def unroll(self, state, xs, starts):\n"
+        "        return super().unroll(state, xs, jnp.zeros_like(starts))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert command("check", "their_layers:Good", capsys=capsys)[0] == 0
+    code, out, _ = command("check", "their_layers:Leaky", capsys=capsys)
+    assert code == 1
+    assert re.search(r"broken nothing crosses a start", out) and re.search(r"kept +vmap is a loop", out)
+
+
+def test_a_run_from_the_command_line_ends_with_a_table_and_a_report(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "linmem", "run", "--memory", "none", "--seeds", "1", "--steps", "100", "--out", tmp_path,
+         "--ppo.actors", "8", "--ppo.unroll", "10", "--evaluation-actors", "2", "--evaluation-steps", "20"],
+        capture_output=True, text=True, check=True,
+    )
+    assert "none: update 2/2" in done.stdout and "report: " in done.stdout
+    assert list(tmp_path.glob("ringworld-*/report.html"))
+
+
+def test_the_quick_start_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    script = tmp_path / "quick_start.py"
+    script.write_text(code.group(1))
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script))
+    assert capsys.readouterr().out.strip()
