@@ -86,7 +86,9 @@ def test_a_truncated_episode_shows_its_final_observation_once_and_a_terminated_o
     for terminates in (False, True):
         world = TruncationProbe(steps=4, terminates=terminates)
         policy = a_policy("none", world)
-        actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 2))
+        actors = jax.vmap(begin, in_axes=(None, None, 0))(
+            policy, world, jax.random.split(jax.random.key(0), 2)
+        )
         _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 12))(actors)  # noqa: B023
         acts, start = np.asarray(slots.acts[:, 0]), np.asarray(slots.start[:, 0])
         if terminates:
@@ -137,12 +139,12 @@ def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
         inputs=jax.tree.map(lambda x: jnp.where(early[:, None], (x + 1) % 3, x).astype(x.dtype), slots.inputs)
     )
     spoiled = jax.tree.map(lambda x: x + 1.5, actors.memory)
-    jax.tree.map(
-        np.testing.assert_array_equal, gradient(other, spoiled), gradient(slots, actors.memory)
-    )
+    jax.tree.map(np.testing.assert_array_equal, gradient(other, spoiled), gradient(slots, actors.memory))
     # The check can fail: a change after the start does change the gradient.
     late = slots._replace(inputs=jax.tree.map(lambda x: (x + 1) % 3, slots.inputs))
-    differs = jax.tree.map(lambda a, b: bool((a != b).any()), gradient(late, spoiled), gradient(slots, spoiled))
+    differs = jax.tree.map(
+        lambda a, b: bool((a != b).any()), gradient(late, spoiled), gradient(slots, spoiled)
+    )
     assert any(jax.tree.leaves(differs))
 
 
@@ -160,5 +162,7 @@ def test_seeds_trained_together_are_the_seeds_trained_alone():
 def test_wrong_settings_say_how_to_mend_them():
     with pytest.raises(ValueError, match="minibatches is 7 and actors 64; .* multiple"):
         PPOConfig(minibatches=7)
-    with pytest.raises(ValueError, match="memory 'belief' is made from a finite model, and ObservationProbe has no tables"):
+    with pytest.raises(
+        ValueError, match="memory 'belief' is made from a finite model, and ObservationProbe has no tables"
+    ):
         MEMORIES["belief"].make(WORLDS["probe_observation"].make(), 8, jax.random.key(0))

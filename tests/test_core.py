@@ -136,9 +136,7 @@ def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmap
 
     def fill(floats):
         given = iter(floats)
-        return jax.tree.map(
-            lambda x: next(given) if jnp.issubdtype(x.dtype, jnp.floating) else x, elements
-        )
+        return jax.tree.map(lambda x: next(given) if jnp.issubdtype(x.dtype, jnp.floating) else x, elements)
 
     def loss(run, floats, initial):
         last, states = run(fill(floats), initial, starts)
@@ -154,7 +152,9 @@ def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmap
             return inner(alone, initial, starts)
 
     got = jax.jit(jax.grad(functools.partial(loss, run), (0, 1)))(floats, initial)
-    expected = jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(floats, initial)
+    expected = jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(
+        floats, initial
+    )
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9), got, expected)
 
 
@@ -262,7 +262,9 @@ def test_forward_and_backward_keep_no_copies_beyond_inputs_and_outputs():
         return states, pull(g)
 
     temporary = jax.jit(both).lower(array, array, array).compile().memory_analysis().temp_size_in_bytes
-    assert temporary <= 3 * 4 * shape[0] * shape[1]  # g_t and h_{t-1}; a tree of composed elements keeps 11 levels
+    assert (
+        temporary <= 3 * 4 * shape[0] * shape[1]
+    )  # g_t and h_{t-1}; a tree of composed elements keeps 11 levels
 
 
 def test_wrong_shapes_are_refused_with_both_shapes_named():

@@ -3,12 +3,20 @@
 import itertools
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linmem import HMM, POMDP, AdaptiveLinearFilter, Belief, ExactLinearFilter, InitialStateFilter, Inputs, viterbi_path
+from linmem import (
+    HMM,
+    POMDP,
+    AdaptiveLinearFilter,
+    Belief,
+    ExactLinearFilter,
+    InitialStateFilter,
+    Inputs,
+    viterbi_path,
+)
 
 
 def pomdp(transition, rng, observations=5, emission=None):
@@ -120,7 +128,9 @@ def test_viterbi_finds_the_best_of_all_paths(float64):
 
 
 def test_the_belief_stays_finite_and_right_over_a_hundred_thousand_steps_of_rare_observations():
-    emission = np.array([[1 - 1e-30, 1e-30], [1 - 3e-30, 3e-30]])  # observation 1 is nearly impossible, 3 times less so
+    emission = np.array(
+        [[1 - 1e-30, 1e-30], [1 - 3e-30, 3e-30]]
+    )  # observation 1 is nearly impossible, 3 times less so
     model = POMDP([[[0.9, 0.1], [0.2, 0.8]]], emission, np.zeros(2), [0.5, 0.5], discount=0.9)
     steps = 100_000
     xs = Inputs(jnp.ones(steps, jnp.int32), jnp.zeros(steps, jnp.int32), jnp.zeros(steps))
@@ -132,7 +142,9 @@ def test_the_belief_stays_finite_and_right_over_a_hundred_thousand_steps_of_rare
 
 def test_after_an_impossible_observation_the_belief_goes_on_from_the_uniform_one():
     model = POMDP([np.eye(2)], np.eye(2), np.zeros(2), [1.0, 0.0], discount=0.9)
-    xs = Inputs(jnp.array([0, 1, 1]), jnp.zeros(3, jnp.int32), jnp.zeros(3))  # state 0 never shows observation 1
+    xs = Inputs(
+        jnp.array([0, 1, 1]), jnp.zeros(3, jnp.int32), jnp.zeros(3)
+    )  # state 0 never shows observation 1
     got = beliefs(Belief(model), xs, np.array([True, False, False]))
     np.testing.assert_allclose(got, [[1, 0], [0.5, 0.5], [0, 1]])
 

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import linmem
 
-ORDER = ("core", "worlds", "memories", "planning", "tasks", "agents", "measures", "experiments", "reports", "evidence", "cli")
+ORDER = (
+    "core",
+    "worlds",
+    "memories",
+    "planning",
+    "tasks",
+    "agents",
+    "measures",
+    "experiments",
+    "reports",
+    "evidence",
+    "cli",
+)
 MAY_TOUCH_DISK = {"experiments", "reports", "evidence", "cli"}
 ROOT = Path(linmem.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
@@ -29,7 +41,10 @@ def imported(path: Path) -> set[str]:
             names = [module] if module != "linmem" else [f"linmem.{alias.name}" for alias in node.names]
         else:
             continue
-        found |= {".".join(name.split(".")[:2]) if name.startswith("linmem.") else name.split(".")[0] for name in names}
+        found |= {
+            ".".join(name.split(".")[:2]) if name.startswith("linmem.") else name.split(".")[0]
+            for name in names
+        }
     return found
 
 

@@ -21,7 +21,11 @@ def test_every_concrete_memory_of_the_package_is_in_the_conformance_list():
     found = set()
     for module in pkgutil.iter_modules(memories.__path__):
         for value in vars(importlib.import_module(f"linmem.memories.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, AbstractMemory) and value.__module__.endswith(module.name):
+            if (
+                isinstance(value, type)
+                and issubclass(value, AbstractMemory)
+                and value.__module__.endswith(module.name)
+            ):
                 if not value.__name__.startswith(("Abstract", "_")):
                     found.add(value)
     assert found == set(CONFORMING)

@@ -164,9 +164,31 @@ def test_check_names_the_promises_that_an_outside_layer_breaks(tmp_path, monkeyp
 
 def test_a_run_from_the_command_line_ends_with_a_table_and_a_report(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "linmem", "run", "--memory", "none", "--seeds", "1", "--steps", "100", "--out", tmp_path,
-         "--ppo.actors", "8", "--ppo.unroll", "10", "--evaluation-actors", "2", "--evaluation-steps", "20"],
-        capture_output=True, text=True, check=True,
+        [
+            sys.executable,
+            "-m",
+            "linmem",
+            "run",
+            "--memory",
+            "none",
+            "--seeds",
+            "1",
+            "--steps",
+            "100",
+            "--out",
+            tmp_path,
+            "--ppo.actors",
+            "8",
+            "--ppo.unroll",
+            "10",
+            "--evaluation-actors",
+            "2",
+            "--evaluation-steps",
+            "20",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "none: update 2/2" in done.stdout and "report: " in done.stdout
     assert list(tmp_path.glob("ringworld-*/report.html"))

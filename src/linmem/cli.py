@@ -111,7 +111,9 @@ def check(layer: Positional[str]) -> int:
             console.print(f"[green]kept  [/] {promise.__name__.replace('_', ' ')}")
         except Exception as error:  # whatever the layer raises breaks the promise
             broken += 1
-            console.print(f"[red]broken[/] {promise.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
+            console.print(
+                f"[red]broken[/] {promise.__name__.replace('_', ' ')}: {type(error).__name__}: {error}"
+            )
     console.print(f"{len(PROMISES) - broken} of {len(PROMISES)} promises kept")
     return 1 if broken else 0
 

@@ -152,9 +152,7 @@ def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) 
     actors, slots = collect(state.policy, world, state.actors, collect_key, config.unroll)
     _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start)
     values = jnp.concatenate([slots.value, last_value[None]])
-    gains = advantages(
-        slots.reward, values, slots.terminated, slots.truncated, config.discount, config.trace
-    )
+    gains = advantages(slots.reward, values, slots.terminated, slots.truncated, config.discount, config.trace)
     targets = gains + slots.value  # detail 5
 
     policy, opt_state, losses = learn(
@@ -172,7 +170,9 @@ def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) 
     return State(policy, opt_state, actors, key, state.update + 1), metrics
 
 
-def learn(config: PPOConfig, updates: int, policy: ActorCritic, opt_state: optax.OptState, data, key: PRNGKeyArray):
+def learn(
+    config: PPOConfig, updates: int, policy: ActorCritic, opt_state: optax.OptState, data, key: PRNGKeyArray
+):
     """All epochs on one rollout: (policy, optimiser state, mean of each loss's parts)."""
     transform = optimiser(config, updates)
     size = config.actors // config.minibatches
@@ -190,7 +190,9 @@ def learn(config: PPOConfig, updates: int, policy: ActorCritic, opt_state: optax
         order = jax.random.permutation(key, config.actors).reshape(config.minibatches, size)
         return jax.lax.scan(minibatch, carry, order)
 
-    (policy, opt_state), parts = jax.lax.scan(epoch, (policy, opt_state), jax.random.split(key, config.epochs))
+    (policy, opt_state), parts = jax.lax.scan(
+        epoch, (policy, opt_state), jax.random.split(key, config.epochs)
+    )
     return policy, opt_state, jax.tree.map(jnp.mean, parts)
 
 

@@ -242,7 +242,9 @@ class AbstractAlgebra(abc.ABC):
 
     def erased(self, start: Array, element: Element) -> Element:
         """The element whose transition is zero where ``start`` holds: nothing from before survives it."""
-        return Element(self.where(start, self.full_zero(element.transition), element.transition), element.input)
+        return Element(
+            self.where(start, self.full_zero(element.transition), element.transition), element.input
+        )
 
     def full_zero(self, transition: Any) -> Any:
         return jnp.full_like(transition, self.reading.zero)

@@ -309,5 +309,3 @@ def _backward(algebra, method, timed, starts, rest):
     first = jax.tree.map(lambda x: x[0], adjoints)
     g_initial = linear.apply(first, g[0])
     return g, _erase(linear, None if starts is None else starts[0], g_initial)
-
-

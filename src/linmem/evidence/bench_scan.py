@@ -44,7 +44,10 @@ def _against_associative(repeats: int) -> Evidence:
         targets += [
             Target(f"{name}, geometric mean", mean >= MEAN_SPEEDUP, f"{mean:.2f}x", f">= {MEAN_SPEEDUP}x"),
             Target(
-                f"{name}, least", min(speedups) >= LEAST_SPEEDUP, f"{min(speedups):.2f}x", f">= {LEAST_SPEEDUP}x"
+                f"{name}, least",
+                min(speedups) >= LEAST_SPEEDUP,
+                f"{min(speedups):.2f}x",
+                f">= {LEAST_SPEEDUP}x",
             ),
             Target(
                 f"{dtype.__name__} forward against a + b, most",
@@ -93,7 +96,9 @@ def _case(shape: tuple[int, int, int], dtype: Any, repeats: int) -> dict[str, An
         return forward_and_backward
 
     forward = medians({"add": bound(jnp.add, a, b), "ours": bound(ours, a, b)}, repeats)
-    full = medians({"ours": bound(both(ours), a, b, g), "associative": bound(both(associative), a, b, g)}, repeats)
+    full = medians(
+        {"ours": bound(both(ours), a, b, g), "associative": bound(both(associative), a, b, g)}, repeats
+    )
     return {
         "dtype": dtype.__name__,
         "shape": list(shape),
@@ -118,12 +123,13 @@ def _methods(repeats: int) -> Evidence:
         algebra, elements, initial = _elements(kind, shape)
 
         def both(elements, initial, method, algebra=algebra):
-            states, pull = jax.vjp(lambda b: scan(algebra, elements._replace(input=b), initial, None, method)[1],
-                                   elements.input)
+            states, pull = jax.vjp(
+                lambda b: scan(algebra, elements._replace(input=b), initial, None, method)[1], elements.input
+            )
             return states, pull(states)
 
         times = medians(
-            {m: bound(lambda e, h, m=m: both(e, h, m), elements, initial) for m in METHODS},  # noqa: B023
+            {m: bound(lambda e, h, m=m: both(e, h, m), elements, initial) for m in METHODS},
             repeats,
         )
         auto = choose(jax.default_backend(), algebra, shape[0], initial.size)

@@ -28,7 +28,9 @@ def main(repeats: int = 7, world: str = "ringworld", json: Path | None = None) -
     rows = []
     for memory, size in track(CASES, "timing training"):
         made = WORLDS[world].make()
-        state = ppo.seeds_init(config, made, MEMORIES[memory].make, repeats, jax.random.split(jax.random.key(0), 1))
+        state = ppo.seeds_init(
+            config, made, MEMORIES[memory].make, repeats, jax.random.split(jax.random.key(0), 1)
+        )
         began = time.perf_counter()
         update = ppo.compile_train(config, made, repeats, 1, state)
         compile_seconds = time.perf_counter() - began

@@ -129,11 +129,14 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
         folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
         raise
     folder.save_tree(f"params/{name}.eqx", state.policy)
-    folder.append(_evaluate(config, folder, name, world, state.policy) | {
-        "steps_per_second": steps / seconds,
-        "compile_seconds": compile_seconds,
-        "parameters": _count(state.policy) // config.seeds,
-    })
+    folder.append(
+        _evaluate(config, folder, name, world, state.policy)
+        | {
+            "steps_per_second": steps / seconds,
+            "compile_seconds": compile_seconds,
+            "parameters": _count(state.policy) // config.seeds,
+        }
+    )
     folder.remove(saved)
 
 
@@ -198,4 +201,3 @@ def _episodes(config: RunConfig, world: AbstractWorld, policy: ActorCritic, keys
         return collect(policy, world, actors, act_key, config.evaluation_steps)[1]
 
     return jax.jit(jax.vmap(one))(policy, keys)
-

@@ -1,10 +1,10 @@
 """The run folder on disk. Nothing that is loaded from it can execute code: JSON and plain arrays only.
 
-    config.json              written first: what is run, every default spelled out, versions, machine
-    records.jsonl            one line per event, appended as it happens
-    params/<memory>.eqx      the trained policies (leading axis: seeds), arrays in NumPy's format
-    state/<memory>.eqx       the unfinished training state of an interrupted memory
-    episodes/<memory>.npz    one evaluation episode
+config.json              written first: what is run, every default spelled out, versions, machine
+records.jsonl            one line per event, appended as it happens
+params/<memory>.eqx      the trained policies (leading axis: seeds), arrays in NumPy's format
+state/<memory>.eqx       the unfinished training state of an interrupted memory
+episodes/<memory>.npz    one evaluation episode
 """
 
 import io
@@ -60,7 +60,9 @@ class Folder:
     @classmethod
     def open(cls, path: Path) -> "Folder":
         if not (path / "config.json").is_file():
-            raise FolderError(f"{path} holds no config.json; is it a run folder? `linmem run` prints its path")
+            raise FolderError(
+                f"{path} holds no config.json; is it a run folder? `linmem run` prints its path"
+            )
         return cls(path)
 
     def config(self) -> RunConfig:

@@ -31,7 +31,8 @@ def watch(config: RunConfig, folder: Folder) -> bool:
     try:
         with bars:
             tasks = {
-                name: bars.add_task(name, total=config.updates, start=False, note="waiting") for name in config.memory
+                name: bars.add_task(name, total=config.updates, start=False, note="waiting")
+                for name in config.memory
             }
             for event in run.run(config, folder):
                 _show(bars, tasks[event.memory], event)

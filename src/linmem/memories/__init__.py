@@ -129,9 +129,13 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
-MEMORIES.add("deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER)
+MEMORIES.add(
+    "deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER
+)
 MEMORIES.add("deep_alf_random", _deep_alf_random, "the same, begun at random", PAPER)
-MEMORIES.add("s5", _s5, "diagonal state space, zero-order hold, residual block", "Smith et al. 2023, arXiv:2208.04933")
+MEMORIES.add(
+    "s5", _s5, "diagonal state space, zero-order hold, residual block", "Smith et al. 2023, arXiv:2208.04933"
+)
 MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, arXiv:1406.1078")
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"

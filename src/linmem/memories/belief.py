@@ -119,7 +119,9 @@ def viterbi_path(model: HMM, observations: Int[Array, " T"]) -> Int[Array, " T"]
     state with the smallest index is taken step by step.
     """
     with np.errstate(divide="ignore"):
-        log_T, log_E, log_pi = (jnp.asarray(np.log(a)) for a in (model.transition.T, model.emission, model.initial))
+        log_T, log_E, log_pi = (
+            jnp.asarray(np.log(a)) for a in (model.transition.T, model.emission, model.initial)
+        )
 
     def best(evidence):
         scale = evidence.at[0].add(log_pi)

@@ -19,7 +19,6 @@ set in which w_t is real. The first observation of an episode is emitted before 
 
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,9 +54,7 @@ class DeepALF(AbstractLinearMemory):
     def encode(self, x, start):
         delta = jax.nn.sigmoid(self.delta_logit)
         entering = inverse(jax.lax.complex(self.v_real, self.v_imag)) @ self._log_emission()
-        return Element(
-            (1 - delta) * jnp.exp(1j * self.angle)[x.action], delta * entering[:, x.observation]
-        )
+        return Element((1 - delta) * jnp.exp(1j * self.angle)[x.action], delta * entering[:, x.observation])
 
     def decode(self, h, x):
         return self.v_real @ h.real - self.v_imag @ h.imag
@@ -107,7 +104,9 @@ def random_deep_alf(
     rate = jax.random.uniform(delta_key, minval=1e-3, maxval=1 - 1e-3)
     if known & {"Lambda", "V", "E"}:
         if model is None:
-            raise ValueError(f"the parts {sorted(known - {'delta'})} of Deep ALF can only be taken from a model")
+            raise ValueError(
+                f"the parts {sorted(known - {'delta'})} of Deep ALF can only be taken from a model"
+            )
         exact_angle, exact_v = _diagonalise(model)
         angle = jnp.asarray(exact_angle) if "Lambda" in known else angle
         v = jnp.asarray(exact_v) if "V" in known else v
@@ -126,7 +125,9 @@ def _emission(model: POMDP) -> Float[np.ndarray, "n k"]:
 def _diagonalise(model: POMDP) -> tuple[Float[np.ndarray, "m n"], Complex[np.ndarray, "n n"]]:
     """Angles and shared eigenvectors of the model's backbones, which must be commuting permutations."""
     matrices = [np.eye(model.n_states)[backbone_source(T)] for T in model.transition]
-    weights = np.random.default_rng(0).normal(size=len(matrices))  # a generic mixture has the shared eigenvectors
+    weights = np.random.default_rng(0).normal(
+        size=len(matrices)
+    )  # a generic mixture has the shared eigenvectors
     _, v = scipy.linalg.schur(sum(w * P for w, P in zip(weights, matrices, strict=True)), output="complex")
     diagonal = [v.conj().T @ P @ v for P in matrices]
     for action, D in enumerate(diagonal):

@@ -92,7 +92,9 @@ class GRU(AbstractMemory):
         return h, h
 
     def unroll(self, state, xs, starts):
-        entering = xs @ self.w_in.T + self.bias  # one product for all steps; only the recurrent one is sequential
+        entering = (
+            xs @ self.w_in.T + self.bias
+        )  # one product for all steps; only the recurrent one is sequential
         states = _recur(self.w_state, self.bias_new, entering, starts, state)
         return states[-1], states
 

@@ -36,7 +36,6 @@ from ..worlds.tables import POMDP, deterministic_of, permutation_of
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import _softmax, example_inputs, identity
 
-
 Readout = Callable[[Array], Array]
 
 
@@ -147,7 +146,9 @@ class AdaptiveLinearFilter(_PermutedFilter):
     @classmethod
     def example(cls, key, steps):
         model = _example(key, next_states=[[1, 2, 0], [0, 2, 1]], noise=0.1)
-        return cls(model, delta=0.2, initial_logits=np.array([0.3, -0.2, 0.1])), example_inputs(key, steps, 5, 2)
+        return cls(model, delta=0.2, initial_logits=np.array([0.3, -0.2, 0.1])), example_inputs(
+            key, steps, 5, 2
+        )
 
 
 def backbone_source(transition: np.ndarray) -> np.ndarray:
@@ -239,4 +240,6 @@ def _example(key, next_states, noise=0.0) -> POMDP:
     """A POMDP with 3 states and 5 observations that moves by the given maps, or anywhere with probability noise."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     transition = (1 - noise) * np.eye(3)[np.asarray(next_states)] + noise / 3
-    return POMDP(transition, rng.dirichlet(np.ones(5), 3), np.zeros(3), rng.dirichlet(np.ones(3)), discount=0.9)
+    return POMDP(
+        transition, rng.dirichlet(np.ones(5), 3), np.zeros(3), rng.dirichlet(np.ones(3)), discount=0.9
+    )

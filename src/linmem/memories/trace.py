@@ -33,7 +33,9 @@ class Trace(AbstractLinearMemory):
 
     def __check_init__(self):
         if bad := [decay for decay in self.decays if not 0 <= decay < 1]:
-            raise ValueError(f"decay {bad[0]} is out of range; the forgetting factors of a trace lie in [0, 1)")
+            raise ValueError(
+                f"decay {bad[0]} is out of range; the forgetting factors of a trace lie in [0, 1)"
+            )
 
     @property
     def out_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
