@@ -1,4 +1,5 @@
-"""The agent: advantages against a literal loop, known values on probe worlds, and nothing that crosses a start."""
+"""The agent: advantages against a literal loop, known values on probe worlds,
+and nothing that crosses a start."""
 
 import equinox as eqx
 import jax
@@ -118,7 +119,8 @@ def test_acting_after_a_start_does_not_depend_on_the_memory_before_it(memory):
 
 @pytest.mark.parametrize("memory", ["s5", "gru", "deep_alf"])
 def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
-    """Two rollouts that agree from a start on give bit-identical parameter gradients for the steps after it."""
+    """Two rollouts that agree from a start on give bit-identical parameter gradients for
+    the steps after it."""
     world = RingWorld(episode_length=7)
     policy = a_policy(memory, world)
     cut = 8  # 7 decisions and the final observation
@@ -160,7 +162,7 @@ def test_seeds_trained_together_are_the_seeds_trained_alone():
 
 
 def test_wrong_settings_say_how_to_mend_them():
-    with pytest.raises(ValueError, match="minibatches is 7 and actors 64; .* multiple"):
+    with pytest.raises(ValueError, match=r"minibatches is 7 and actors 64; .* multiple"):
         PPOConfig(minibatches=7)
     with pytest.raises(
         ValueError, match="memory 'belief' is made from a finite model, and ObservationProbe has no tables"

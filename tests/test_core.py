@@ -60,9 +60,9 @@ def matrix(kind, transition, t, b):
 def literal(kind, reading, elements, initial, starts):
     """h_t = A_t ⊗ h_{t-1} ⊕ b_t, entry by entry in NumPy."""
     plus, times, zero = {
-        Ordinary: (lambda v: np.sum(v), lambda a, b: a * b, 0.0),
-        LogSumExp: (lambda v: np.logaddexp.reduce(v), lambda a, b: a + b, -np.inf),
-        MaxPlus: (lambda v: np.max(v), lambda a, b: a + b, -np.inf),
+        Ordinary: (np.sum, lambda a, b: a * b, 0.0),
+        LogSumExp: (np.logaddexp.reduce, lambda a, b: a + b, -np.inf),
+        MaxPlus: (np.max, lambda a, b: a + b, -np.inf),
     }[type(reading)]
     out = np.zeros((T, *initial.shape))
     for b in range(B):
@@ -103,7 +103,7 @@ def stepping(algebra, elements, initial, starts):
     """The same recurrence as a Python loop that JAX differentiates by itself."""
     h, states = initial, []
     for t in range(T):
-        element = jax.tree.map(lambda x: x[t] if x.shape[0] == T else x[0], elements)
+        element = jax.tree.map(lambda x, t=t: x[t] if x.shape[0] == T else x[0], elements)
         start = starts[t].reshape((B,) + (1,) * (h.ndim - 1))
         h = algebra.act(element, jnp.where(start, algebra.reading.zero, h))
         states.append(h)
@@ -162,7 +162,7 @@ def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmap
 @pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
 def test_combine_is_associative_and_acts_as_one_after_the_other(float64, kind, reading):
     algebra, elements, h = example(kind, reading, np.random.default_rng(2))
-    e, f, g = (jax.tree.map(lambda x: x[t], elements) for t in range(3))
+    e, f, g = (jax.tree.map(lambda x, t=t: x[t], elements) for t in range(3))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
     jax.tree.map(
         close,
@@ -297,5 +297,5 @@ def test_unknown_names_list_the_known_ones_and_suggest_the_nearest():
     registry = Registry("fruit")
     registry.add("apple", object, "", "")
     registry.add("pear", object, "", "")
-    with pytest.raises(UnknownName, match="unknown fruit 'aple'; did you mean 'apple'. known: apple, pear"):
+    with pytest.raises(UnknownName, match=r"unknown fruit 'aple'; did you mean 'apple'. known: apple, pear"):
         registry["aple"]

@@ -18,7 +18,7 @@ ORDER = (
     "evidence",
     "cli",
 )
-MAY_TOUCH_DISK = {"experiments", "reports", "evidence", "cli"}
+MAY_TOUCH_DISK = {"__main__", "experiments", "reports", "evidence", "cli"}
 ROOT = Path(linmem.__file__).parent
 FILES = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
 

@@ -1,4 +1,5 @@
-"""Runs: the same configuration gives the same records, an interrupted run goes on, and the command line speaks."""
+"""Runs: the same configuration gives the same records, an interrupted run goes on,
+and the command line speaks."""
 
 import json
 import re
@@ -107,7 +108,7 @@ def test_the_belief_decodes_itself_without_distance(finished):
 
 def test_an_unwritable_folder_is_said_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FolderError, match="cannot write to .* choose a folder with --out"):
+    with pytest.raises(FolderError, match=r"cannot write to .* choose a folder with --out"):
         Folder.create(tmp_path / "file", TINY, "")
 
 

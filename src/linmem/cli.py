@@ -1,4 +1,5 @@
-"""The command line: parse, run, show. Everything it does is a function of the library that Python can call too."""
+"""The command line: parse, run, show. Everything it does is a function of the library
+that Python can call too."""
 
 import importlib
 import os
@@ -22,8 +23,8 @@ def run(
 ) -> int:
     """Train agents that differ only in their memory on one world, and report who remembered what.
 
-    Shows progress, ends with a table, and writes one self-contained HTML report. Without options it is the demo:
-    RingWorld with six memories. Ctrl-C keeps what was done; the same command goes on from there.
+    Shows progress, ends with a table, and writes one self-contained HTML report. Without options it is the
+    demo: RingWorld with six memories. Ctrl-C keeps what was done; the same command goes on from there.
 
     Args:
         config: what to run.
@@ -126,7 +127,8 @@ def bench() -> int:
 
 @app.command
 def reproduce() -> int:
-    """Repeat an experiment and say which of its stated results hold: `linmem reproduce --help` lists which."""
+    """Repeat an experiment and say which of its stated
+    results hold: `linmem reproduce --help` lists which."""
     raise UsageError("name the experiment; `linmem reproduce --help` lists them")
 
 
@@ -153,7 +155,8 @@ class UsageError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exits 0 if all went well, 1 if a target was missed or a promise broken, 2 on wrong input."""
+    """Entry point: exits 0 if all went well, 1 if a target was missed or a promise broken,
+    2 on wrong input."""
     from .experiments.cache import enable_compilation_cache
     from .experiments.store import FolderError
 

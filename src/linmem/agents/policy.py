@@ -1,4 +1,5 @@
-"""An actor and a critic on one memory: raw step -> memory -> heads. It does not know which memory it holds."""
+"""An actor and a critic on one memory: raw step -> memory -> heads.
+It does not know which memory it holds."""
 
 from typing import Any
 

@@ -2,17 +2,19 @@
 
 Details that change results, numbered as they are marked in the code:
 
- 1. The memory is re-run in every epoch from the state in which the rollout began, over whole rollouts: minibatches
-    split the actors, never time. (M. Pleines et al. 2022, arXiv:2205.11104; C. Lu et al. 2023, arXiv:2303.03982.) That
-    first state was made by earlier parameters; it is kept as it is and carries no gradient.
+ 1. The memory is re-run in every epoch from the state in which the rollout began, over whole rollouts:
+    minibatches split the actors, never time. (M. Pleines et al. 2022, arXiv:2205.11104; C. Lu et al. 2023,
+    arXiv:2303.03982.) That first state was made by earlier parameters; it is kept as it is and carries no
+    gradient.
  2. Truncated episodes bootstrap from their final observation, terminated ones do not (F. Pardo et al. 2018,
     arXiv:1712.00378); see ``rollout.py`` for how.
  3. Advantages are normalised per minibatch, over real decisions only.
  4. The clipped surrogate of J. Schulman et al. 2017, arXiv:1707.06347, eq. 7.
  5. The value is regressed on advantage + old value, both from the rollout, with squared error and no clipping
     (M. Andrychowicz et al. 2021, arXiv:2006.05990, finds clipping does not help).
- 6. One Adam with eps = 1e-5 for all parameters, the gradient clipped by its global norm (S. Huang et al. 2022, "The 37
-    Implementation Details of PPO", details 3 and 11). The step size falls linearly to 0 over the run, if wished.
+ 6. One Adam with eps = 1e-5 for all parameters, the gradient clipped by its global norm (S. Huang et al.
+    2022, "The 37 Implementation Details of PPO", details 3 and 11). The step size falls linearly to 0 over
+    the run, if wished.
  7. Heads begin orthogonal, the actor's last layer at 0.01: the first policy is uniform (ibid., detail 2).
  8. Several seeds are one computation, vmapped; they share nothing but the compiled code.
 
@@ -104,10 +106,12 @@ class Metrics(NamedTuple):
     policy_loss:       clipped surrogate, negated
     value_loss:        mean squared error of the value
     entropy:           of the policy, in nats; falls from log(actions) as it becomes certain
-    divergence:        mean of (ratio - 1) - log ratio, an estimate of KL(old || new); above 0.05 steps are too large
+    divergence:        mean of (ratio - 1) - log ratio, an estimate of KL(old || new); above 0.05 steps are
+                       too large
     clipped:           share of decisions whose ratio left [1 - clip, 1 + clip]
     gradient:          global norm before clipping
-    explained:         1 - Var(return - value) / Var(return) on the rollout; 1 is a perfect critic, 0 a constant one
+    explained:         1 - Var(return - value) / Var(return) on the rollout; 1 is a perfect critic,
+                       0 a constant one
     """
 
     reward: Float[Array, ""]
@@ -235,7 +239,8 @@ def seeds_init(
 
 
 def compile_train(config: PPOConfig, world: AbstractWorld, updates: int, chunk: int, state: State):
-    """Compile ``chunk`` updates of all seeds: a function State -> (State, Metrics with leading axes (seed, update))."""
+    """Compile ``chunk`` updates of all seeds:
+    a function State -> (State, Metrics with leading axes (seed, update))."""
 
     def train(state):
         return jax.lax.scan(lambda s, _: update(config, world, updates, s), state, None, length=chunk)

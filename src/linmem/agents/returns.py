@@ -1,4 +1,5 @@
-"""Advantages and returns. The estimator is itself a linear recurrence, run backwards by the library's own scan."""
+"""Advantages and returns. The estimator is itself a linear recurrence,
+run backwards by the library's own scan."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -20,7 +21,8 @@ def advantages(
         delta_t = r_t + discount V_{t+1} - V_t            (no V_{t+1} where terminated)
         A_t = delta_t + discount trace A_{t+1}            (no A_{t+1} where terminated or truncated)
 
-    Where a step is truncated, values[t + 1] must be the value of the final observation (``rollout.py`` sees to it).
+    Where a step is truncated, values[t + 1] must be the value of the final observation (``rollout.py`` sees
+    to it).
     """
     following = jnp.where(terminated, 0.0, values[1:])
     deltas = rewards + discount * following - values[:-1]

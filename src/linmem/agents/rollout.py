@@ -3,9 +3,10 @@
 How an episode ends:
 
 - terminated: the next slot begins a new episode (``start``).
-- truncated: the final observation has a value that the learner needs, seen with the memory of its episode. So the next
-  slot holds it as an ordinary input of the same episode, with ``acts`` False: its value is computed like any other,
-  when acting and when learning, and nothing else is done there. The slot after it begins the new episode.
+- truncated: the final observation has a value that the learner needs, seen with the memory of its episode. So
+  the next slot holds it as an ordinary input of the same episode, with ``acts`` False: its value is computed
+  like any other, when acting and when learning, and nothing else is done there. The slot after it begins the
+  new episode.
 
 No slot mixes two episodes, and no second pass over the memory is needed for bootstrapping.
 """
@@ -23,7 +24,8 @@ from .policy import ActorCritic
 
 
 class Actor(NamedTuple):
-    """One copy of the world with its agent, between two slots. ``inputs`` and ``start`` are the next slot's."""
+    """One copy of the world with its agent, between two slots.
+    ``inputs`` and ``start`` are the next slot's."""
 
     world: Any
     memory: Any
@@ -37,8 +39,8 @@ class Slot(NamedTuple):
     """What happened at one step. Leading axes (time, actors).
 
     ``acts`` is False where there was no decision (see above); action, log_prob and reward mean nothing there.
-    ``returns`` is the undiscounted return where an episode ended, NaN elsewhere. ``hidden`` is the world's hidden state
-    at the observation, None for a world without tables.
+    ``returns`` is the undiscounted return where an episode ended, NaN elsewhere. ``hidden`` is the world's
+    hidden state at the observation, None for a world without tables.
     """
 
     inputs: Inputs

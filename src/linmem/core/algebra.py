@@ -10,9 +10,9 @@ A *reading* gives ⊕ and ⊗ their meaning:
 | LogSumExp  | log(e^a + e^b)   | a + b | -inf | the belief filter, in logits |
 | MaxPlus    | max(a, b)        | a + b | -inf | Viterbi decoding             |
 
-A *kind* gives A_t its shape: Diagonal, Permutation (one scaled entry a row), BlockDiagonal, Dense, and Switched (any
-of these, picked from a table by an index). An element is the pair (A_t, b_t). An algebra (a kind with a reading) acts on
-states and composes elements, with the laws
+A *kind* gives A_t its shape: Diagonal, Permutation (one scaled entry a row), BlockDiagonal, Dense, and
+Switched (any of these, picked from a table by an index). An element is the pair (A_t, b_t). An algebra (a
+kind with a reading) acts on states and composes elements, with the laws
 
     combine is associative                     act(combine(e, f), h) = act(f, act(e, h))
 
@@ -39,7 +39,7 @@ class Element(NamedTuple):
     input: Inexact[Array, "..."]
 
 
-# --- readings -----------------------------------------------------------------------------------------------------
+# --- readings -----------------------------------------------------------------------------------------------
 
 
 class AbstractReading(abc.ABC):
@@ -66,21 +66,27 @@ class AbstractReading(abc.ABC):
         """The derivative of out = (a ⊗ h) ⊕ ... with respect to h."""
 
     def project(self, *parts: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:
-        """Shift (the parts of) one projective object to a standard size, by one shift; ``axes`` counts the axes of each
-        part. The identity unless the reading is projective."""
+        """Shift (the parts of) one projective object to a standard size, by one shift; ``axes`` counts the
+        axes of each part. The identity unless the reading is projective."""
         return parts
 
     def settle(self, state: Array, rank: int) -> Array:
         """``project`` a state."""
         return state
 
+    @property
+    def settles(self) -> bool:
+        """Whether ``settle`` does anything."""
+        return False
+
 
 @dataclass(frozen=True)
 class Ordinary(AbstractReading):
     """Ordinary arithmetic, real or complex.
 
-    ``shifted=True`` is for states that are logits, which matter up to a constant, under transitions that keep constants
-    (permutations of scale 1): after every step the largest entry becomes 0, so that a long sum keeps its digits.
+    ``shifted=True`` is for states that are logits, which matter up to a constant, under transitions that keep
+    constants (permutations of scale 1): after every step the largest entry becomes 0, so that a long sum
+    keeps its digits.
     """
 
     shifted: bool = False
@@ -101,17 +107,22 @@ class Ordinary(AbstractReading):
     def slope(self, a, h, out):
         return a
 
+    @property
+    def settles(self):
+        return self.shifted
+
     def settle(self, state, rank):
         return state - expand(_top(state, rank), state.ndim) if self.shifted else state
 
 
 @dataclass(frozen=True)
 class _Tropical(AbstractReading):
-    """Logits: ⊗ adds. ``projective=True`` says that states matter only up to a constant shift (an unnormalised
-    belief): every result is shifted so that its largest entry is 0, and a filter neither drifts nor underflows.
+    """Logits: ⊗ adds. ``projective=True`` says that states matter only up to a constant shift (an
+    unnormalised belief): every result is shifted so that its largest entry is 0, and a filter neither drifts
+    nor underflows.
 
-    The shift is only meaningful if no element has both a transition and an input other than zero (a belief filter's
-    input is -inf except at a start, where the transition is erased).
+    The shift is only meaningful if no element has both a transition and an input other than zero (a belief
+    filter's input is -inf except at a start, where the transition is erased).
     """
 
     projective: bool = False
@@ -130,6 +141,10 @@ class _Tropical(AbstractReading):
     def matmul(self, a, b):
         return self.sum(a[..., :, :, None] + b[..., None, :, :], axis=-2)
 
+    @property
+    def settles(self):
+        return self.projective
+
     def project(self, *parts, axes):
         if not self.projective:
             return parts
@@ -138,8 +153,8 @@ class _Tropical(AbstractReading):
         return tuple(part - expand(top, part.ndim) for part in parts)
 
     def settle(self, state, rank):
-        """``project``, and recover: a state that is -inf throughout (the observations were impossible) knows nothing,
-        so it becomes uniform."""
+        """``project``, and recover: a state that is -inf throughout (the observations were impossible) knows
+        nothing, so it becomes uniform."""
         if not self.projective:
             return state
         top = expand(_top(state, rank), state.ndim)
@@ -147,7 +162,8 @@ class _Tropical(AbstractReading):
 
 
 def _top(part: Array, rank: int) -> Array:
-    """The largest entry over the last ``rank`` axes. A shift carries no information, so no gradient either."""
+    """The largest entry over the last ``rank`` axes.
+    A shift carries no information, so no gradient either."""
     return jax.lax.stop_gradient(jnp.max(part, axis=tuple(range(-rank, 0))))
 
 
@@ -196,7 +212,7 @@ def _log(total: Array, top: Array) -> Array:
     return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, -jnp.inf)
 
 
-# --- kinds --------------------------------------------------------------------------------------------------------
+# --- kinds --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -205,6 +221,11 @@ class AbstractAlgebra(abc.ABC):
 
     reading: AbstractReading = Ordinary()
     state_rank = 1
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each entry of the state goes its own way, so that states may be flattened."""
+        return False
 
     # What a kind defines ...
 
@@ -278,6 +299,10 @@ def expand(flag: Array, ndim: int) -> Array:
 @dataclass(frozen=True)
 class Diagonal(AbstractAlgebra):
     """A = diag(transition), of shape (..., n). State (..., n)."""
+
+    @property
+    def elementwise(self):
+        return not self.reading.settles
 
     def apply(self, transition, h):
         return self.reading.times(transition, h)
@@ -360,7 +385,8 @@ class BlockDiagonal(Dense):
 
 
 class Switch(NamedTuple):
-    """diag(scale) A[index]: table (..., a, *transition) holds the A, index (...) picks one, scale (..., n)."""
+    """diag(scale) A[index]: table (..., a, *transition) holds the A,
+    index (...) picks one, scale (..., n)."""
 
     table: Inexact[Array, "..."]
     index: Int[Array, "..."]
@@ -371,8 +397,8 @@ class Switch(NamedTuple):
 class Switched(AbstractAlgebra):
     """Transitions of kind ``of`` (Diagonal or Dense), picked from a table and scaled by rows.
 
-    T steps cost T indices and T scales, not T matrices, if run by the sequential method without a derivative in the
-    table; the parallel methods materialise the picked transitions.
+    T steps cost T indices and T scales, not T matrices, if run by the sequential method without a derivative
+    in the table; the parallel methods materialise the picked transitions.
     """
 
     of: AbstractAlgebra = Dense()

@@ -1,8 +1,8 @@
 """Random orthogonal matrices and small inverses, made of matrix products only.
 
-`jnp.linalg` calls LAPACK, and compiled code that runs several such calls side by side can hang on a CPU with few cores
-(jaxlib 0.10.2: six QR factorisations of 64 x 64 under one `jit` stopped for good in 3 of 6 processes on 2 cores, with
-one BLAS thread as well). What runs inside training therefore does without.
+`jnp.linalg` calls LAPACK, and compiled code that runs several such calls side by side can hang on a CPU with
+few cores (jaxlib 0.10.2: six QR factorisations of 64 x 64 under one `jit` stopped for good in 3 of 6
+processes on 2 cores, with one BLAS thread as well). What runs inside training therefore does without.
 """
 
 import jax
@@ -24,7 +24,8 @@ def unitary(key: PRNGKeyArray, size: int) -> Inexact[Array, "size size"]:
 
 
 def _polar(x: Inexact[Array, "rows columns"]) -> Inexact[Array, "rows columns"]:
-    """The nearest matrix with orthonormal rows or columns, by Newton-Schulz; that of a Gaussian matrix is Haar."""
+    """The nearest matrix with orthonormal rows or columns, by Newton-Schulz;
+    that of a Gaussian matrix is Haar."""
     if x.shape[0] > x.shape[1]:
         return _polar(x.T).T
     x = x / jnp.sqrt(jnp.sum(jnp.abs(x) ** 2))  # all singular values in (0, 1]
@@ -33,7 +34,8 @@ def _polar(x: Inexact[Array, "rows columns"]) -> Inexact[Array, "rows columns"]:
 
 @jax.custom_jvp
 def inverse(a: Inexact[Array, "n n"]) -> Inexact[Array, "n n"]:
-    """The inverse of a small matrix, by Gauss-Jordan elimination with row pivots. A singular one gives inf or NaN."""
+    """The inverse of a small matrix, by Gauss-Jordan elimination with row pivots.
+    A singular one gives inf or NaN."""
     n = a.shape[0]
 
     def eliminate(k, rows):

@@ -1,11 +1,12 @@
 """Names for the things a user can choose: worlds, memories, agents.
 
-An entry is one line beside the folder it names (``memories/__init__.py`` and so on). The command line, the conformance
-suite, the benchmarks and the documentation all read these entries, so a new file needs no second list.
+An entry is one line beside the folder it names (``memories/__init__.py`` and so on). The command line, the
+conformance suite, the benchmarks and the documentation all read these entries, so a new file needs no second
+list.
 """
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class Entry:
     """One thing a user can choose: its name, how to make it, one line about it, and its source."""
 
     name: str
-    make: Callable[..., Any]
+    make: Any  # a maker of worlds or memories; of an agent, the module of its functions
     summary: str
     source: str
 
@@ -34,7 +35,7 @@ class Registry:
         self.kind = kind
         self._entries: dict[str, Entry] = {}
 
-    def add(self, name: str, make: Callable[..., Any], summary: str, source: str) -> None:
+    def add(self, name: str, make: Any, summary: str, source: str) -> None:
         if name in self._entries:
             raise ValueError(f"{self.kind} '{name}' is registered twice")
         self._entries[name] = Entry(name, make, summary, source)

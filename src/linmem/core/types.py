@@ -9,12 +9,13 @@ At step ``t`` the agent has
     r_{t-1}    the reward that this action earned
     start_t    True where an episode begins at t
 
-``start_t = True`` erases the memory ``h_{t-1}`` BEFORE ``x_t`` enters. There is then no previous action or reward:
-their slots hold zeros, and a memory that needs to know reads ``start``.
+``start_t = True`` erases the memory ``h_{t-1}`` BEFORE ``x_t`` enters. There is then no previous action or
+reward: their slots hold zeros, and a memory that needs to know reads ``start``.
 
 Arrays with a time axis have it first: ``(T, ...)``. Distributions stand in rows: ``transition[s, s']`` is
-P(next = s' | current = s) and ``emission[s, o]`` is P(observation = o | state = s), each row summing to 1. (The paper
-this library is built around writes columns, T[i, j] = P(next = i | current = j); our arrays are its transposes.)
+P(next = s' | current = s) and ``emission[s, o]`` is P(observation = o | state = s), each row summing to 1.
+(The paper this library is built around writes columns, T[i, j] = P(next = i | current = j); our arrays are
+its transposes.)
 """
 
 from typing import Any, NamedTuple

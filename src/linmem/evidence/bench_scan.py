@@ -1,5 +1,5 @@
-"""`linmem bench scan`: our scan against `jax.lax.associative_scan` with automatic differentiation, and its methods
-against each other. The floor of a forward scan is one pass over the same arrays: a + b."""
+"""`linmem bench scan`: our scan against `jax.lax.associative_scan` with automatic differentiation, and its
+methods against each other. The floor of a forward scan is one pass over the same arrays: a + b."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""`linmem bench train`: environment steps per second of whole training, everything included, compile time apart."""
+"""`linmem bench train`: environment steps per second of whole training, everything included,
+compile time apart."""
 
 import time
 from pathlib import Path

@@ -23,7 +23,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a command found: rows (plain JSON values), the table a person reads, targets, and remarks in sentences."""
+    """What a command found: rows (plain JSON values), the table a person reads, targets,
+    and remarks in sentences."""
 
     name: str
     rows: Sequence[dict[str, Any]]
@@ -33,7 +34,8 @@ class Evidence:
 
 
 def conclude(evidence: Evidence, json_path: Path | None) -> int:
-    """Print the evidence, write it to ``json_path`` if given, and return the exit code: 1 if a target is missed."""
+    """Print the evidence, write it to ``json_path`` if given, and return the exit code:
+    1 if a target is missed."""
     console = Console()
     console.print(to_rich(evidence.table))
     for remark in evidence.remarks:

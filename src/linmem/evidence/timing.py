@@ -9,7 +9,8 @@ import numpy as np
 
 
 def medians(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each program. They are called in turn, so that a busy moment slows all of them alike."""
+    """Median seconds of each program. They are called in turn,
+    so that a busy moment slows all of them alike."""
     for program in programs.values():
         jax.block_until_ready(program())
     seconds: dict[str, list[float]] = {name: [] for name in programs}

@@ -12,7 +12,8 @@ from ..worlds import WORLDS
 
 DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
 
-# RingWorld's rewards answer within a few steps: shorter horizons than PPOConfig's learn it in a tenth of the time.
+# RingWorld's rewards answer within a few steps:
+# shorter horizons than PPOConfig's learn it in a tenth of the time.
 RINGWORLD_PPO = PPOConfig(discount=0.95, trace=0.8, entropy_cost=0.02)
 
 

@@ -1,7 +1,7 @@
 """Train one agent per memory and seed, evaluate it, and leave everything in a run folder.
 
-``run`` is a generator of events; whoever iterates shows them (the command line) or not (a test). It can be stopped at
-any moment: the present memory's training state is saved, and the same command goes on from there.
+``run`` is a generator of events; whoever iterates shows them (the command line) or not (a test). It can be
+stopped at any moment: the present memory's training state is saved, and the same command goes on from there.
 """
 
 import time
@@ -61,7 +61,8 @@ Event = Compiling | Progress | Finished
 
 
 def chunking(updates: int) -> tuple[int, int]:
-    """(updates per compiled call, calls): the calls are equal, so that one compilation serves, and cover ``updates``."""
+    """(updates per compiled call, calls): the calls are equal, so that one compilation serves,
+    and cover ``updates``."""
     size = -(-updates // CHUNKS)
     return size, -(-updates // size)
 
@@ -143,8 +144,8 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
 def _refuse_nan(name: str, update: int, metrics: ppo.Metrics) -> None:
     if not np.isfinite([metrics.policy_loss, metrics.value_loss]).all():
         raise FloatingPointError(
-            f"the loss of '{name}' is not finite at or before update {update}; take a smaller --ppo.step-size "
-            "or --ppo.max-gradient. Earlier records stay."
+            f"the loss of '{name}' is not finite at or before update {update}; take a smaller "
+            "--ppo.step-size or --ppo.max-gradient. Earlier records stay."
         )
 
 

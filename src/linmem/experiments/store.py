@@ -119,12 +119,14 @@ class Folder:
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         file = io.BytesIO()
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
         self.write(name, file.getvalue())
 
 
 def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(  # pyright: ignore[reportPrivateImportUsage]
+        leaf.dtype, jax.dtypes.prng_key
+    )
 
 
 def _without_keys(tree: Any) -> Any:

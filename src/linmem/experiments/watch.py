@@ -1,6 +1,7 @@
 """Show a run in the terminal while it goes."""
 
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -11,10 +12,12 @@ from .store import Folder
 
 
 def watch(config: RunConfig, folder: Folder) -> bool:
-    """Run ``config`` with live progress; False if it was interrupted (its folder then says how far it came)."""
+    """Run ``config`` with live progress;
+    False if it was interrupted (its folder then says how far it came)."""
     console = Console()
     console.print(
-        f"[bold]{config.world}[/]: {', '.join(config.memory)}; {config.seeds} seeds of {config.steps:,} steps each",
+        f"[bold]{config.world}[/]: {', '.join(config.memory)}; "
+        f"{config.seeds} seeds of {config.steps:,} steps each",
         highlight=False,
     )
     console.print(f"folder: {folder.path}", highlight=False, soft_wrap=True)
@@ -68,6 +71,6 @@ def _show(bars: Progress, task, event: run.Event) -> None:
         case run.Finished(now=now):
             bars.start_task(task)
             total = bars.tasks[task].total
-            note = {} if now else {"note": "done before"}
+            note: dict[str, Any] = {} if now else {"note": "done before"}
             bars.update(task, completed=total, **note)
             bars.stop_task(task)

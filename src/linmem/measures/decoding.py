@@ -1,8 +1,8 @@
-"""How much of the exact belief a memory holds: a linear read-out of its features, measured on episodes it was not
-fitted on.
+"""How much of the exact belief a memory holds:
+a linear read-out of its features, measured on episodes it was not fitted on.
 
-The read-out is softmax(W features + c), fitted to the exact belief by cross-entropy. A memory whose features are a
-belief by definition (``believes``) is taken at its word.
+The read-out is softmax(W features + c), fitted to the exact belief by cross-entropy. A memory whose features
+are a belief by definition (``believes``) is taken at its word.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,8 @@
-"""Memories by name. A maker takes (world, size, key) and gives a memory of the world's raw steps (``Inputs``).
+"""Memories by name. A maker takes (world, size, key) and gives a memory
+of the world's raw steps (``Inputs``).
 
-To add a paper's layer: one file here that states the recurrence, its ``reference`` and an ``example``; one class in
-``CONFORMING``; and, for agents to use it, one maker and one ``MEMORIES.add`` line.
+To add a paper's layer: one file here that states the recurrence, its ``reference`` and an ``example``; one
+class in ``CONFORMING``; and, for agents to use it, one maker and one ``MEMORIES.add`` line.
 """
 
 import equinox as eqx
@@ -61,7 +62,8 @@ CONFORMING: list[type[AbstractMemory]] = [
     Encoded,
     Residual,
 ]
-"""Every class that promises what ``promises.py`` checks; a memory file with a class missing here fails a test."""
+"""Every class that promises what ``promises.py`` checks;
+a memory file with a class missing here fails a test."""
 
 MEMORIES = Registry("memory")
 
@@ -102,7 +104,7 @@ def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abst
 
 def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: AbstractMemory) -> AbstractMemory:
     features = Features(world.observation_space, world.action_space)
-    return Encoded(features, eqx.nn.Linear(features.size, size, key=key), memory)
+    return Encoded(features, eqx.nn.Linear(features.size, size, key=key), memory)  # pyright: ignore[reportCallIssue]
 
 
 def _s5(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -118,12 +120,12 @@ def _gru(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     features = Features(world.observation_space, world.action_space)
-    return Encoded(features, None, Trace(features.size))
+    return Encoded(features, None, Trace(features.size))  # pyright: ignore[reportCallIssue]
 
 
 def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     features = Features(world.observation_space, world.action_space, action=False)
-    return Encoded(features, None, NoMemory(features.size))
+    return Encoded(features, None, NoMemory(features.size))  # pyright: ignore[reportCallIssue]
 
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)

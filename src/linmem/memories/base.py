@@ -1,10 +1,11 @@
 """The contract of a memory, and the half of it that every linear memory shares.
 
-A memory turns what an agent has seen into features that its policy can use. It is one sequence at a time, without a
-batch axis; the caller vmaps. The same object acts (``step``, constant cost) and learns (``unroll``, all T at once).
+A memory turns what an agent has seen into features that its policy can use. It is one sequence at a time,
+without a batch axis; the caller vmaps. The same object acts (``step``, constant cost) and learns (``unroll``,
+all T at once).
 
-Both take the start flag with the input. A belief filter must know that no action moved the state before the first
-observation of an episode, so a start cannot be hidden from it by handing it a fresh state.
+Both take the start flag with the input. A belief filter must know that no action moved the state before the
+first observation of an episode, so a start cannot be hidden from it by handing it a fresh state.
 """
 
 import abc
@@ -20,6 +21,10 @@ from ..core.scan import scan
 from ..core.types import Start
 
 State = Any
+
+PER_STEP: Any = 0
+ONCE: Any = None
+"""``time_axes`` of a part with an entry for every step, and of one stored once."""
 
 
 class AbstractMemory(eqx.Module):
@@ -40,13 +45,15 @@ class AbstractMemory(eqx.Module):
         """T steps: xs with a leading time axis; gives (last state, features (T, out_size))."""
 
     def believes(self, features: Array) -> Array | None:
-        """The features as a distribution over hidden states, if by definition they are one; None otherwise."""
+        """The features as a distribution over hidden states,
+        if by definition they are one; None otherwise."""
         return None
 
     @classmethod
     @abc.abstractmethod
     def example(cls, key: PRNGKeyArray, steps: int) -> tuple[Self, PyTree]:
-        """A small instance with all sizes different, and ``steps`` inputs for it; the promises are run on it."""
+        """A small instance with all sizes different, and ``steps`` inputs for it;
+        the promises are run on it."""
 
     @abc.abstractmethod
     def reference(self, xs: PyTree, starts: np.ndarray) -> np.ndarray:
@@ -54,21 +61,24 @@ class AbstractMemory(eqx.Module):
 
 
 class AbstractLinearMemory(AbstractMemory):
-    """A memory whose state follows h_t = A_t ⊗ h_{t-1} ⊕ b_t. A layer states ``algebra``, ``encode`` and ``decode``."""
+    """A memory whose state follows h_t = A_t ⊗ h_{t-1} ⊕ b_t.
+    A layer states ``algebra``, ``encode`` and ``decode``."""
 
     algebra: eqx.AbstractClassVar[AbstractAlgebra]
 
     @abc.abstractmethod
     def encode(self, x: PyTree, start: Start) -> Element:
-        """The element (A_t, b_t) of one step. Where ``start``, the state that A_t meets is the reading's zero."""
+        """The element (A_t, b_t) of one step. Where ``start``,
+        the state that A_t meets is the reading's zero."""
 
     @abc.abstractmethod
     def decode(self, h: Array, x: PyTree) -> Array:
         """The features of one step."""
 
-    def time_axes(self) -> Element:
-        """``vmap``'s out_axes for ``encode``: None marks a part that is the same at every step and is stored once."""
-        return Element(0, 0)
+    def time_axes(self) -> Any:
+        """``vmap``'s out_axes for ``encode``: ``ONCE`` (None) marks a part that is the same at every step
+        and is stored once."""
+        return Element(PER_STEP, PER_STEP)
 
     def step(self, state, x, start):
         element = jax.tree.map(lambda leaf: leaf[None], self.encode(x, start))

@@ -3,8 +3,9 @@
     l_t[j] = log O(a_{t-1}, j, o_t) + logsumexp_i(log T(a_{t-1})[i, j] + l_{t-1}[i])       within an episode
     l_t[j] = log O_0(j, o_t) + log pi_0[j]                                                 at a start
 
-softmax(l_t) is the Bayes belief. With (max, +) for (logsumexp, +) the same elements give Viterbi's recurrence. States
-matter up to a constant only; they are shifted so that the largest logit is 0, so nothing underflows or drifts.
+softmax(l_t) is the Bayes belief. With (max, +) for (logsumexp, +) the same elements give Viterbi's
+recurrence. States matter up to a constant only; they are shifted so that the largest logit is 0, so nothing
+underflows or drifts.
 
 | paper     | here                | shape          | meaning                                           |
 |-----------|---------------------|----------------|---------------------------------------------------|
@@ -14,8 +15,9 @@ matter up to a constant only; they are shifted so that the largest logit is 0, s
 
 Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, "Why Linear Recurrent Memory Works in
 Partially Observable Reinforcement Learning", 2026, arXiv:2605.31261, the log-belief filter (LOF).
-Departures: the first observation of an episode is emitted before any transition. An observation that the model calls
-impossible leaves no state possible; the filter then goes on from the uniform distribution (``AbstractReading.settle``).
+Departures: the first observation of an episode is emitted before any transition. An observation that the
+model calls impossible leaves no state possible; the filter then goes on from the uniform distribution
+(``AbstractReading.settle``).
 """
 
 from collections.abc import Callable
@@ -31,7 +33,7 @@ from ..core.algebra import AbstractAlgebra, Dense, Element, LogSumExp, MaxPlus, 
 from ..core.scan import scan
 from ..core.types import Inputs
 from ..worlds.tables import HMM, POMDP
-from .base import AbstractLinearMemory
+from .base import ONCE, PER_STEP, AbstractLinearMemory
 
 
 def identity(l: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -40,7 +42,8 @@ def identity(l: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 class Belief(AbstractLinearMemory):
-    """The exact belief of a POMDP. Features (n,): ``readout`` of the logits, by default their softmax, the belief.
+    """The exact belief of a POMDP. Features (n,):
+    ``readout`` of the logits, by default their softmax, the belief.
 
     Reads ``Inputs`` with discrete observation and action. Its tables are known, not learned.
     """
@@ -72,7 +75,7 @@ class Belief(AbstractLinearMemory):
         return Element(picked, jnp.where(start, log_first[x.observation], -jnp.inf))
 
     def time_axes(self):
-        return Element(Switch(None, 0, 0), 0)
+        return Element(Switch(ONCE, PER_STEP, PER_STEP), PER_STEP)
 
     def decode(self, h, x):
         return self.readout(h)
@@ -99,8 +102,8 @@ class Belief(AbstractLinearMemory):
 
 
 class Viterbi(Belief):
-    """The same elements read in (max, +). Features (n,): log-probability of the best path into each state, up to a
-    constant."""
+    """The same elements read in (max, +). Features (n,):
+    log-probability of the best path into each state, up to a constant."""
 
     algebra: ClassVar[AbstractAlgebra] = Switched(of=Dense(MaxPlus(projective=True)))
 
@@ -114,9 +117,9 @@ class Viterbi(Belief):
 def viterbi_path(model: HMM, observations: Int[Array, " T"]) -> Int[Array, " T"]:
     """The most probable sequence of hidden states, given the observations.
 
-    The derivative of the best path's log-probability in the log-emission met at each step and state is 1 on the best
-    path and 0 off it, so the backward pass of the max-plus scan is Viterbi's traceback. Where several paths tie, the
-    state with the smallest index is taken step by step.
+    The derivative of the best path's log-probability in the log-emission met at each step and state is 1 on
+    the best path and 0 off it, so the backward pass of the max-plus scan is Viterbi's traceback. Where
+    several paths tie, the state with the smallest index is taken step by step.
     """
     with np.errstate(divide="ignore"):
         log_T, log_E, log_pi = (

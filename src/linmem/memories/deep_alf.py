@@ -2,19 +2,22 @@
 
     w_t = (1 - delta) V Lambda(a_{t-1}) V^-1 w_{t-1} + delta log E[:, o_t]
 
-It runs on z_t = V^-1 w_t, where it is diagonal:  z_t = (1 - delta) Lambda(a_{t-1}) z_{t-1} + delta V^-1 log E[:, o_t].
+It runs on z_t = V^-1 w_t, where it is diagonal:
 
-| paper       | here               | shape   | meaning                                                             |
-|-------------|--------------------|---------|---------------------------------------------------------------------|
-| Lambda(a)   | angle              | (m, n)  | eigenvalues exp(i angle) on the unit circle, per action             |
-| V           | v_real, v_imag     | (n, n)  | eigenvectors that all actions share                                 |
-| E           | emission_logits    | (n, k)  | log E = log_softmax over observations                               |
-| delta       | delta_logit        | ()      | delta = sigmoid(delta_logit)                                        |
+    z_t = (1 - delta) Lambda(a_{t-1}) z_{t-1} + delta V^-1 log E[:, o_t]
+
+| paper     | here            | shape  | meaning                                                 |
+|-----------|-----------------|--------|---------------------------------------------------------|
+| Lambda(a) | angle           | (m, n) | eigenvalues exp(i angle) on the unit circle, per action |
+| V         | v_real, v_imag  | (n, n) | eigenvectors that all actions share                     |
+| E         | emission_logits | (n, k) | log E = log_softmax over observations                   |
+| delta     | delta_logit     | ()     | delta = sigmoid(delta_logit)                            |
 
 Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261, section 6.2.
-Departures: the paper leaves the laws of the random initialisations open. Here: angles uniform on the circle, V Haar
-unitary, emission logits standard normal, delta uniform in (0, 1). The features are Re w_t, V being free to leave the
-set in which w_t is real. The first observation of an episode is emitted before any transition.
+Departures: the paper leaves the laws of the random initialisations open. Here: angles uniform on the circle,
+V Haar unitary, emission logits standard normal, delta uniform in (0, 1). The features are Re w_t, V being
+free to leave the set in which w_t is real. The first observation of an episode is emitted before any
+transition.
 """
 
 from typing import ClassVar
@@ -90,10 +93,11 @@ def random_deep_alf(
     known: frozenset[str] = frozenset(),
     delta: float = 0.1,
 ) -> DeepALF:
-    """Deep ALF with the parts named in ``known`` (of Lambda, V, E, delta) taken from ``model`` and ``delta``, the
-    others at random.
+    """Deep ALF with the parts named in ``known`` (of Lambda, V, E, delta) taken from ``model`` and ``delta``,
+    the others at random.
 
-    Raises ValueError if a part is unknown, or if the model's backbones do not commute: then no V serves all actions.
+    Raises ValueError if a part is unknown, or if the model's backbones do not commute: then no V serves all
+    actions.
     """
     if wrong := known - {"Lambda", "V", "E", "delta"}:
         raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: Lambda, V, E, delta")
@@ -113,7 +117,8 @@ def random_deep_alf(
         if "E" in known:
             logits = jnp.asarray(np.log(np.maximum(_emission(model), np.finfo(np.float32).tiny)))
     rate = jnp.asarray(delta) if "delta" in known else rate
-    return DeepALF(angle, jnp.real(v), jnp.imag(v), logits, jnp.log(rate) - jnp.log1p(-rate))
+    delta_logit = jnp.log(rate) - jnp.log1p(-rate)
+    return DeepALF(angle, jnp.real(v), jnp.imag(v), logits, delta_logit)  # pyright: ignore[reportCallIssue]
 
 
 def _emission(model: POMDP) -> Float[np.ndarray, "n k"]:
@@ -128,12 +133,13 @@ def _diagonalise(model: POMDP) -> tuple[Float[np.ndarray, "m n"], Complex[np.nda
     weights = np.random.default_rng(0).normal(
         size=len(matrices)
     )  # a generic mixture has the shared eigenvectors
-    _, v = scipy.linalg.schur(sum(w * P for w, P in zip(weights, matrices, strict=True)), output="complex")
+    mixture = sum(w * P for w, P in zip(weights, matrices, strict=True))
+    v = scipy.linalg.schur(mixture, output="complex")[1]
     diagonal = [v.conj().T @ P @ v for P in matrices]
     for action, D in enumerate(diagonal):
         if not np.allclose(D, np.diag(np.diag(D)), atol=1e-8):
             raise ValueError(
-                f"the permutation of action {action} does not commute with the others, so no V is shared by all "
-                "actions; use AdaptiveLinearFilter, or initialise Deep ALF at random"
+                f"the permutation of action {action} does not commute with the others, so no V is shared by "
+                "all actions; use AdaptiveLinearFilter, or initialise Deep ALF at random"
             )
     return np.stack([np.angle(np.diag(D)) for D in diagonal]), v

@@ -12,8 +12,9 @@
 | U_r, U_z, U_n  | w_state    | (3 n, n)       | recurrent weights, stacked            |
 | c_n            | bias_new   | (n,)           | inside the reset gate                 |
 
-Source: K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
-2014, arXiv:1406.1078; with the reset gate after the product and its own bias, as cuDNN and PyTorch have it.
+Source: K. Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine
+Translation", 2014, arXiv:1406.1078; with the reset gate after the product and its own bias, as cuDNN and
+PyTorch have it.
 Departures: recurrent weights start orthogonal, input weights from LeCun's normal law, biases 0.
 """
 
@@ -37,8 +38,8 @@ def _gates(leaving, bias_new, entering, h):
 
 @jax.custom_vjp
 def _recur(w_state, bias_new, entering, starts, initial):
-    """All h_t. Its derivative leaves the sum over time of the gradient in U to one product after the loop, where
-    differentiating the loop itself would add a matrix at every step."""
+    """All h_t. Its derivative leaves the sum over time of the gradient in U to one product after the loop,
+    where differentiating the loop itself would add a matrix at every step."""
     return _run(jnp.zeros_like(entering), w_state, bias_new, entering, starts, initial)
 
 
@@ -53,7 +54,9 @@ def _run(nudge, w_state, bias_new, entering, starts, initial):
 
 
 def _recur_fwd(w_state, bias_new, entering, starts, initial):
-    run = lambda nudge, *rest: _run(nudge, w_state, *rest[:2], starts, rest[2])  # noqa: E731
+    def run(nudge, bias_new, entering, initial):
+        return _run(nudge, w_state, bias_new, entering, starts, initial)
+
     states, pull = jax.vjp(run, jnp.zeros_like(entering), bias_new, entering, initial)
     previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
     return states, (pull, previous)

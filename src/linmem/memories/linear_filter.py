@@ -1,13 +1,15 @@
-"""Filters that are ordinary linear recurrences on logits: exact where moves are permutations, adaptive where nearly so.
+"""Filters that are ordinary linear recurrences on logits: exact where moves are permutations,
+adaptive where nearly so.
 
-    exact             l_t = P(a_{t-1}) l_{t-1} + log E[:, o_t]                                       (Cor. 4.3, 4.5)
-    adaptive (ALF)    w_t = (1 - delta) P(a_{t-1}) w_{t-1} + delta log E[:, o_t]                     (eq. 28, 65)
-    initial-state     L_t[s] = L_{t-1}[s] + log E[f_t(s), o_t],   f_t = f_{a_{t-1}} after f_{t-1}    (see below)
+    exact           l_t = P(a_{t-1}) l_{t-1} + log E[:, o_t]                                   (Cor. 4.3, 4.5)
+    adaptive (ALF)  w_t = (1 - delta) P(a_{t-1}) w_{t-1} + delta log E[:, o_t]                 (eq. 28, 65)
+    initial-state   L_t[s] = L_{t-1}[s] + log E[f_t(s), o_t],  f_t = f_{a_{t-1}} after f_{t-1} (see below)
 
-A permutation matrix has one finite entry in each row of its logarithm, so the sum of the log-sum-exp reading has one
-term and the belief recurrence (``belief.py``) is the ordinary linear one. The exact filter shows it: it runs the same
-scan on the ordinary reading. A many-to-one map merges states, where that sum has several terms; logits over the
-INITIAL state never merge, and pushing their softmax forward along f_t gives the belief exactly.
+A permutation matrix has one finite entry in each row of its logarithm, so the sum of the log-sum-exp reading
+has one term and the belief recurrence (``belief.py``) is the ordinary linear one. The exact filter shows it:
+it runs the same scan on the ordinary reading. A many-to-one map merges states, where that sum has several
+terms; logits over the INITIAL state never merge, and pushing their softmax forward along f_t gives the belief
+exactly.
 
 | paper        | here          | shape     | meaning                                                      |
 |--------------|---------------|-----------|--------------------------------------------------------------|
@@ -16,13 +18,14 @@ INITIAL state never merge, and pushing their softmax forward along f_t gives the
 | l_0, w_0     | log_first     | (k, n)    | logits after the first observation of an episode             |
 | delta        | delta         | ()        | forgetting rate in [0, 1]                                    |
 
-Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261. The initial-state form
-follows from its Corollary 4.5 by keeping the initial state as the index; it is this library's.
+Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261. The
+initial-state form follows from its Corollary 4.5 by keeping the initial state as the index; it is this
+library's.
 Departures: the first observation of an episode is emitted before any transition.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import equinox as eqx
 import jax
@@ -40,7 +43,8 @@ Readout = Callable[[Array], Array]
 
 
 class _PermutedFilter(AbstractLinearMemory):
-    """keep P(a) w + gain log-emission, from log_first at a start. Reads ``Inputs``; its tables are known, not learned."""
+    """keep P(a) w + gain log-emission, from log_first at a start. Reads ``Inputs``;
+    its tables are known, not learned."""
 
     algebra: ClassVar[AbstractAlgebra] = Permutation()
 
@@ -73,15 +77,16 @@ class _PermutedFilter(AbstractLinearMemory):
         for o, a, start in zip(np.asarray(xs.observation), np.asarray(xs.action), starts, strict=True):
             P = np.eye(self.out_size)[np.asarray(self.source)[a]]
             w = log_first[o] if start else keep * P @ w + gain * log_E[o, a]
-            out.append(np.asarray(self.readout(w), np.float64))
+            out.append(np.asarray(self.readout(cast(Any, w)), np.float64))
         return np.stack(out)
 
 
 class ExactLinearFilter(_PermutedFilter):
-    """The exact belief where every T(a) is a permutation. Features (n,): ``readout`` of the logits, by default softmax.
+    """The exact belief where every T(a) is a permutation. Features (n,):
+    ``readout`` of the logits, by default softmax.
 
-    Its logits matter up to a constant and are shifted so that the largest is 0. Raises ValueError for a model with
-    another transition.
+    Its logits matter up to a constant and are shifted so that the largest is 0. Raises ValueError for a model
+    with another transition.
     """
 
     algebra: ClassVar[AbstractAlgebra] = Permutation(Ordinary(shifted=True))
@@ -107,18 +112,20 @@ def _source(action: int, transition: np.ndarray) -> np.ndarray:
     source = permutation_of(transition)
     if source is None:
         raise ValueError(
-            f"transition[{action}] is not a permutation, so no ordinary linear filter is exact; use InitialStateFilter "
-            "for deterministic moves, AdaptiveLinearFilter for nearly deterministic ones, or Belief"
+            f"transition[{action}] is not a permutation, so no ordinary linear filter is exact; use "
+            "InitialStateFilter for deterministic moves, AdaptiveLinearFilter for nearly deterministic ones, "
+            "or Belief"
         )
     return source
 
 
 class AdaptiveLinearFilter(_PermutedFilter):
-    """ALF: for T(a) near a permutation on the recurrent states of its deterministic backbone (row-wise most probable
-    moves); transient states keep their place. Features (n,): ``readout`` of the logits, by default the logits.
+    """ALF: for T(a) near a permutation on the recurrent states of its deterministic backbone (row-wise most
+    probable moves); transient states keep their place. Features (n,): ``readout`` of the logits, by default
+    the logits.
 
-    delta: forgetting rate in [0, 1]. initial_logits: (n,), by default 0. Raises ValueError for an emission of 0 (its
-    logarithm would stay in the logits forever) and for a delta out of range.
+    delta: forgetting rate in [0, 1]. initial_logits: (n,), by default 0. Raises ValueError for an emission of
+    0 (its logarithm would stay in the logits forever) and for a delta out of range.
     """
 
     def __init__(
@@ -152,7 +159,8 @@ class AdaptiveLinearFilter(_PermutedFilter):
 
 
 def backbone_source(transition: np.ndarray) -> np.ndarray:
-    """Where each logit comes from under the backbone: its predecessor on a cycle, itself if it is transient."""
+    """Where each logit comes from under the backbone:
+    its predecessor on a cycle, itself if it is transient."""
     moves = transition.argmax(axis=1)
     recurrent = np.arange(len(moves))
     for _ in range(len(moves)):
@@ -160,6 +168,16 @@ def backbone_source(transition: np.ndarray) -> np.ndarray:
     source = np.arange(len(moves))
     source[moves[recurrent]] = recurrent
     return source
+
+
+def _next_state(action: int, transition: np.ndarray) -> np.ndarray:
+    moves = deterministic_of(transition)
+    if moves is None:
+        raise ValueError(
+            f"transition[{action}] is not deterministic, so logits over the initial state do not give the "
+            "belief; use AdaptiveLinearFilter for nearly deterministic moves, or Belief"
+        )
+    return moves
 
 
 class InitialStateFilter(AbstractMemory):
@@ -176,14 +194,7 @@ class InitialStateFilter(AbstractMemory):
     out_size: int = eqx.field(static=True)
 
     def __init__(self, model: POMDP):
-        maps = [deterministic_of(T) for T in model.transition]
-        if any(f is None for f in maps):
-            action = next(a for a, f in enumerate(maps) if f is None)
-            raise ValueError(
-                f"transition[{action}] is not deterministic, so logits over the initial state do not give the belief; "
-                "use AdaptiveLinearFilter for nearly deterministic moves, or Belief"
-            )
-        self.next_state = jnp.asarray(np.stack(maps))
+        self.next_state = jnp.asarray(np.stack([_next_state(a, T) for a, T in enumerate(model.transition)]))
         with np.errstate(divide="ignore"):
             self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
             self.log_first = jnp.asarray(np.log(model.initial_emission.T) + np.log(model.initial))
@@ -237,7 +248,8 @@ def _push_forward(f: Int[Array, " n"], p: Float[Array, " n"]) -> Float[Array, " 
 
 
 def _example(key, next_states, noise=0.0) -> POMDP:
-    """A POMDP with 3 states and 5 observations that moves by the given maps, or anywhere with probability noise."""
+    """A POMDP with 3 states and 5 observations that moves by the given maps,
+    or anywhere with probability noise."""
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     transition = (1 - noise) * np.eye(3)[np.asarray(next_states)] + noise / 3
     return POMDP(

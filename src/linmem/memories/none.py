@@ -1,4 +1,5 @@
-"""No memory: the features are the input. What an agent with it earns is what the present observation is worth."""
+"""No memory: the features are the input.
+What an agent with it earns is what the present observation is worth."""
 
 import equinox as eqx
 import jax

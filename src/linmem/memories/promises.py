@@ -1,7 +1,8 @@
-"""What every memory promises, as functions that anyone can run on their own layer (``linmem check module:Class``).
+"""What every memory promises, as functions that anyone can run on their own layer
+(``linmem check module:Class``).
 
-A promise takes a memory class and raises ``Broken`` with a sentence if it does not hold. It works on the class's own
-``example``: a small instance whose sizes all differ, so that a transposed product cannot pass.
+A promise takes a memory class and raises ``Broken`` with a sentence if it does not hold. It works on the
+class's own ``example``: a small instance whose sizes all differ, so that a transposed product cannot pass.
 """
 
 import io
@@ -242,7 +243,8 @@ def saving_and_loading_changes_nothing(cls: type[AbstractMemory]) -> None:
 
 
 def float32_stays_near_float64(cls: type[AbstractMemory]) -> None:
-    """Over 10,000 steps without a start, features stay within 1e-3 of the float64 recurrence, relative to the largest."""
+    """Over 10,000 steps without a start, features stay within 1e-3 of the float64 recurrence,
+    relative to the largest."""
     memory, xs = _example(cls, LONG)
     starts = np.arange(LONG) == 0
     _, ys = _unroll(memory, memory.init(), xs, jnp.asarray(starts))

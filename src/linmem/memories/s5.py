@@ -3,19 +3,19 @@
     x'(t) = Lambda x(t) + B u(t),   y(t) = 2 Re(C x(t)) + D u(t)                         continuous
     x_k = A x_{k-1} + Bbar u_k,     A = exp(Lambda Delta),  Bbar = Lambda^-1 (A - I) B    per step
 
-| paper       | here          | shape            | meaning                                                          |
-|-------------|---------------|------------------|------------------------------------------------------------------|
-| Lambda      | log_decay, frequency | (p,) each | Lambda = -exp(log_decay) + i frequency; half of the conjugate pairs |
-| B           | b_real, b_imag | (p, in)         | input matrix                                                     |
-| C           | c_real, c_imag | (out, p)        | output matrix                                                    |
-| D           | d             | (in,)            | feedthrough, per channel                                         |
-| Delta       | log_step      | (p,)             | timescales, log-uniform in [0.001, 0.1] at the beginning         |
+| paper  | here                 | shape     | meaning                                                    |
+|--------|----------------------|-----------|------------------------------------------------------------|
+| Lambda | log_decay, frequency | (p,) each | -exp(log_decay) + i frequency; half of the conjugate pairs |
+| B      | b_real, b_imag       | (p, in)   | input matrix                                               |
+| C      | c_real, c_imag       | (out, p)  | output matrix                                              |
+| D      | d                    | (in,)     | feedthrough, per channel                                   |
+| Delta  | log_step             | (p,)      | timescales, log-uniform in [0.001, 0.1] at the beginning   |
 
-Source: J. T. H. Smith, A. Warrington, S. W. Linderman, "Simplified State Space Layers for Sequence Modeling", 2023,
-arXiv:2208.04933, eqs. 1-6 and appendix B.1; starts inside the scan as in C. Lu et al., "Structured State Space Models
-for In-Context Reinforcement Learning", 2023, arXiv:2303.03982.
-Initialisation: Lambda is the spectrum of the normal part of HiPPO-LegS (the matrix with -1/2 on the diagonal and
--+ sqrt((n + 1/2)(k + 1/2)) off it), B and C are random matrices turned into its eigenbasis.
+Source: J. T. H. Smith, A. Warrington, S. W. Linderman, "Simplified State Space Layers for Sequence Modeling",
+2023, arXiv:2208.04933, eqs. 1-6 and appendix B.1; starts inside the scan as in C. Lu et al., "Structured
+State Space Models for In-Context Reinforcement Learning", 2023, arXiv:2303.03982.
+Initialisation: Lambda is the spectrum of the normal part of HiPPO-LegS (the matrix with -1/2 on the diagonal
+and -+ sqrt((n + 1/2)(k + 1/2)) off it), B and C are random matrices turned into its eigenbasis.
 Departures: Re Lambda is kept negative by the exponential (the paper clips it); in and out sizes are equal.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
-from .base import AbstractLinearMemory
+from .base import ONCE, PER_STEP, AbstractLinearMemory
 
 
 def hippo_normal(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +66,8 @@ class S5(AbstractLinearMemory):
         eigenvalues, vectors = hippo_normal(state_size)
         b = vectors.conj().T @ jax.nn.initializers.lecun_normal(1, 0)(b_key, (state_size, size))
         c = jax.nn.initializers.lecun_normal(1, 0)(c_key, (size, state_size)) @ vectors
-        self.log_decay = jnp.log(jnp.asarray(-eigenvalues.real))
-        self.frequency = jnp.asarray(eigenvalues.imag)
+        self.log_decay = jnp.log(jnp.asarray(-np.real(eigenvalues)))
+        self.frequency = jnp.asarray(np.imag(eigenvalues))
         self.b_real, self.b_imag = jnp.real(b), jnp.imag(b)
         self.c_real, self.c_imag = jnp.real(c), jnp.imag(c)
         self.d = jax.random.normal(d_key, (size,))
@@ -86,7 +86,7 @@ class S5(AbstractLinearMemory):
         return Element(transition, (transition - 1) / eigenvalues * drive)
 
     def time_axes(self):
-        return Element(None, 0)
+        return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
         return 2 * (self.c_real @ h.real - self.c_imag @ h.imag) + self.d * x

@@ -84,7 +84,8 @@ class Encoded(AbstractMemory):
             jax.random.randint(keys[2], (steps,), 0, 3),
             jax.random.normal(keys[3], (steps,)),
         )
-        return cls(features, eqx.nn.Linear(features.size, 4, key=keys[4]), memory), xs
+        linear = eqx.nn.Linear(features.size, 4, key=keys[4])
+        return cls(features, linear, memory), xs  # pyright: ignore[reportCallIssue]
 
     def reference(self, xs, starts):
         observation, reward = (np.asarray(a, np.float64) for a in (xs.observation, xs.reward))
@@ -103,7 +104,8 @@ class Encoded(AbstractMemory):
 
 
 class Residual(AbstractMemory):
-    """y = u + GLU(gelu(memory(norm(u)))): the block of the state-space papers around a memory of equal in and out size.
+    """y = u + GLU(gelu(memory(norm(u)))): the block of the state-space papers around a memory
+    of equal in and out size.
 
     GLU(v) = (W_1 v) * sigmoid(W_2 v).
     """

@@ -7,8 +7,8 @@
 | lambda | decays | (r,)         | forgetting factors, fixed          |
 | z      | h      | (r, in)      | one trace per factor               |
 
-Source: O. Eberhard, M. Muehlebach, C. Vernade, "Partially Observable Reinforcement Learning with Memory Traces", 2025,
-arXiv:2503.15200, eq. 1 (one lambda; several side by side are named there as an option).
+Source: O. Eberhard, M. Muehlebach, C. Vernade, "Partially Observable Reinforcement Learning with Memory
+Traces", 2025, arXiv:2503.15200, eq. 1 (one lambda; several side by side are named there as an option).
 Departures: z_{-1} = 0 at a start.
 """
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
-from .base import AbstractLinearMemory
+from .base import ONCE, PER_STEP, AbstractLinearMemory
 
 
 class Trace(AbstractLinearMemory):
@@ -49,14 +49,15 @@ class Trace(AbstractLinearMemory):
         return Element(decay, (1 - decay) * jnp.tile(x, len(self.decays)))
 
     def time_axes(self):
-        return Element(None, 0)
+        return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
         return h
 
     @classmethod
     def example(cls, key, steps):
-        return cls(3, (0.0, 0.9)), jax.random.normal(key, (steps, 3))
+        xs = jax.random.normal(key, (steps, 3))
+        return cls(3, (0.0, 0.9)), xs  # pyright: ignore[reportArgumentType]
 
     def reference(self, xs, starts):
         z, out = np.zeros((len(self.decays), self.in_size)), []
