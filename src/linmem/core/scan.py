@@ -4,17 +4,19 @@
 
 Methods:
 
-sequential   one step after another, as wide as the batch. Traffic: each input read once, each output written once.
+sequential   one step after another, as wide as the batch; each input read once, each output written once.
 associative  `jax.lax.associative_scan` over composed elements. About log2 T times the traffic; short depth.
 chunked      summaries of sqrt(T) chunks side by side, a short scan over them, then all chunks side by side.
 auto         see ``choose``.
 
 The derivative is the adjoint recurrence run backwards,
 
-    g_t = dL/dh_t + J_{t+1}^T g_{t+1}  (no J where start_{t+1}),     dL/d(A_t, b_t) from (g_t, h_{t-1}), all t at once
+    g_t = dL/dh_t + J_{t+1}^T g_{t+1}  (no J where start_{t+1}),
+    dL/d(A_t, b_t) from (g_t, h_{t-1}), all t at once
 
-so what is kept between the passes is the inputs and the outputs: no copies per level of a tree, none per step.
-Under ``vmap`` the batch joins the width of the vectors, after the time axis, however deep the vmaps are nested.
+so what is kept between the passes is the inputs and the outputs: no copies per level of a tree, none per
+step. Under ``vmap`` the batch joins the width of the vectors, after the time axis, however deep the vmaps
+are nested.
 """
 
 import functools
@@ -34,10 +36,10 @@ Method = Literal["auto", "sequential", "associative", "chunked"]
 def choose(platform: str, algebra: AbstractAlgebra, steps: int, width: int) -> Method:
     """The method that ``auto`` takes. Repeat the CPU measurements with ``linmem bench scan --methods``.
 
-    On a CPU a step of a compiled loop costs some tens of nanoseconds beyond its arithmetic, and the sequential method
-    moves the fewest bytes, so it wins; except where each step takes exponentials of one or two numbers only, over a
-    long time: there the vector unit is better fed by many chunks. Other platforms were not measured by anyone yet:
-    there the choice is the one with short depth that the literature uses.
+    On a CPU a step of a compiled loop costs some tens of nanoseconds beyond its arithmetic, and the
+    sequential method moves the fewest bytes, so it wins; except where each step takes exponentials of one or
+    two numbers only, over a long time: there the vector unit is better fed by many chunks. Other platforms
+    were not measured by anyone yet: there the choice is the one with short depth that the literature uses.
     """
     if platform != "cpu":
         return "associative"
@@ -59,13 +61,14 @@ def scan(
     initial: h_{-1}, of shape (*batch, *state).
     starts: where the past is erased; None for nowhere.
 
-    Returns (h_{T-1}, all h_t). bfloat16 and float16 inputs are accumulated in float32; the states come back in the
-    inputs' type, the last state in float32. Differentiable in reverse mode, in elements and initial.
+    Returns (h_{T-1}, all h_t). bfloat16 and float16 inputs are accumulated in float32; the states come back
+    in the inputs' type, the last state in float32. Differentiable in reverse mode, in elements and initial.
     """
     steps = elements.input.shape[0]
     if initial.shape != elements.input.shape[1:]:
         raise ValueError(
-            f"initial has shape {initial.shape}, one step of the input {elements.input.shape[1:]}; they must agree"
+            f"initial has shape {initial.shape}, one step of the input {elements.input.shape[1:]}; "
+            "they must agree"
         )
     batch = initial.shape[: initial.ndim - algebra.state_rank]
     if starts is not None and starts.shape != (steps, *batch):
@@ -104,7 +107,8 @@ def _differentiable(algebra: AbstractAlgebra, method: Method) -> Callable:
 
 
 def _batched(kernel: Callable, algebra: AbstractAlgebra, method: Method) -> Callable:
-    """``kernel`` with a vmap rule that puts the new axis behind time, so that scans stay scans of wider vectors.
+    """``kernel`` with a vmap rule that puts the new axis behind time, so that scans stay scans of wider
+    vectors.
 
     Arguments: timed (pytree with leading time), starts, and rest (pytree without time).
     """
@@ -156,8 +160,9 @@ def _element_gradient(algebra, elements, initial, starts, states, g):
     def pull(elements, previous, g):
         return jax.vjp(lambda e: algebra.act(e, previous).astype(g.dtype), elements)[1](g)[0]
 
-    # The first step meets ``initial``, not a state. It is done apart: choosing between the two for every entry would
-    # take longer than the product itself. Until then it meets zero, through which nothing flows to A.
+    # The first step meets ``initial``, not a state. It is done apart: choosing between the two for every
+    # entry would take longer than the product itself. Until then it meets zero, through which nothing flows
+    # to A.
     whole = pull(elements, _erase(algebra, starts, _shift(algebra, states)).astype(g.dtype), g)
     first_start = None if starts is None else starts[:1]
     first = pull(
@@ -177,13 +182,14 @@ def _element_gradient(algebra, elements, initial, starts, states, g):
 
 
 def _shift(algebra, states):
-    """h_{t-1} for all t, with the reading's zero before the first. By padding, which stays inside the computation that
-    reads it, unlike a concatenation."""
+    """h_{t-1} for all t, with the reading's zero before the first. By padding, which stays inside the
+    computation that reads it, unlike a concatenation."""
     zero = jnp.asarray(algebra.reading.zero, states.dtype)
     return jax.lax.pad(states, zero, [(1, -1, 0)] + [(0, 0, 0)] * (states.ndim - 1))
 
 
-# --- forward ------------------------------------------------------------------------------------------------------
+# --- forward
+# ------------------------------------------------------------------------------------------------------
 
 
 def _forward(algebra, method, elements, starts, initial):
@@ -217,8 +223,8 @@ def _sequential(algebra, elements, starts, initial, dtype):
 
 
 def _rows(tree, shape):
-    """Leaves (t, ...) that broadcast to (t, *shape), as (t, entries): a compiled step over one long axis is up to a
-    third faster than the same step over several."""
+    """Leaves (t, ...) that broadcast to (t, *shape), as (t, entries): a compiled step over one long axis is
+    up to a third faster than the same step over several."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(x), *shape)).reshape(len(x), -1), tree)
 
 
@@ -232,10 +238,11 @@ def _match(start, shape, h):
 def _loop(body, carry, timed, states, *, fill, reverse=False):
     """Step ``body(carry, timed_t) -> (carry, state_t)`` through time: (last carry, all states).
 
-    The states have the form of ``states``. Leaves of ``timed`` have its time axis, or one of 1 if they are constant.
-    Like `lax.scan`, except
-    that the buffer of the states begins as ``fill``: each loop of a program has its own, because XLA merges equal
-    constants, and then copies the whole buffer once for each loop (a third of the time of forward and backward).
+    The states have the form of ``states``. Leaves of ``timed`` have its time axis, or one of 1 if they are
+    constant. Like `lax.scan`, except
+    that the buffer of the states begins as ``fill``: each loop of a program has its own, because XLA merges
+    equal constants, and then copies the whole buffer once for each loop (a third of the time of forward and
+    backward).
     """
     steps = states.shape[0]
 
@@ -256,7 +263,7 @@ def _full_time(elements: Element, steps: int) -> Element:
 
 
 def _lift(algebra, elements, starts, dtype):
-    """Elements that can be composed: full in time and batch, in the accumulator's type, and with their start flags."""
+    """Elements that can be composed (full in time and batch, in the accumulator's type), and start flags."""
     steps = elements.input.shape[0]
     batch = elements.input.shape[: elements.input.ndim - algebra.state_rank]
     flags = jnp.zeros(batch, bool) if starts is None else starts
@@ -312,7 +319,8 @@ def _chunked(algebra, elements, starts, initial):
     return jnp.concatenate([states, rest])
 
 
-# --- backward -----------------------------------------------------------------------------------------------------
+# --- backward
+# -----------------------------------------------------------------------------------------------------
 
 
 def _backward(algebra, method, timed, starts, rest):
