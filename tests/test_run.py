@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from linmem import cli
-from linmem.agents import PPOConfig
+from linmem.agents import PPOConfig, ppo
 from linmem.experiments import run as runs
 from linmem.experiments.config import RunConfig, from_dict
 from linmem.experiments.store import Folder, FolderError
+from linmem.memories import MEMORIES
 from linmem.reports import read_run, summary
+from linmem.worlds import WORLDS
 
 ROOT = Path(__file__).parents[1]
 TINY = RunConfig(
@@ -79,18 +81,19 @@ def test_what_a_memory_learns_does_not_depend_on_the_others_in_the_run(finished,
 def test_trained_policies_load_and_give_the_recorded_shape(finished):
     policy = runs.load_policy(finished, "belief")
     assert policy.memory.log_transition.shape == (2, 4, 12, 12)
-    state = runs.initial_state(TINY, "belief")[1]
-    assert any(
-        bool((a != b).any())
-        for a, b in zip(jax.tree.leaves(policy.actor), jax.tree.leaves(state.policy.actor), strict=True)
+    world = WORLDS[TINY.world].make()
+    untrained = ppo.seeds_init(
+        TINY.ppo, world, MEMORIES["belief"].make, 1, jax.random.split(jax.random.key(0), 2)
     )
+    assert jax.tree.structure(policy) == jax.tree.structure(untrained.policy)
+    assert float(np.abs(policy.actor.out.bias).max()) > 0  # biases begin at 0 and were trained
 
 
 def test_a_parameter_file_that_holds_code_is_refused(finished, tmp_path):
     folder = do(RunConfig(**{**TINY.__dict__, "memory": ("none",)}), tmp_path)
     with (folder.path / "params" / "none.eqx").open("wb") as file:
         np.save(file, np.array([print], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(FolderError, match=r"cannot read .*none.eqx.*allow_pickle"):
         runs.load_policy(folder, "none")
 
 
@@ -138,6 +141,22 @@ def test_list_names_everything_that_can_be_chosen(capsys):
     assert code == 0
     for name in ("ringworld", "deep_alf", "s5", "ppo", "arXiv:2208.04933"):
         assert name in out
+
+
+def test_analyse_reads_a_world_or_a_file_and_refuses_what_is_neither(tmp_path, capsys):
+    code, out, _ = command("analyse", "ringworld", capsys=capsys)
+    assert code == 0 and "nearly deterministic" in out and "adaptive" in out
+    two_state = {
+        "transition": [[0.1, 0.9], [0.9, 0.1]],
+        "emission": [[0.9, 0.1], [0.1, 0.9]],
+        "initial": [1, 0],
+    }
+    np.savez(tmp_path / "model.npz", **two_state)
+    code, out, _ = command("analyse", str(tmp_path / "model.npz"), capsys=capsys)
+    assert code == 0 and "0.7206" in out  # the known exponent
+    (tmp_path / "broken.npz").write_text("no arrays")
+    for wrong in (str(tmp_path / "broken.npz"), "/nowhere.npz", "probe_delay", "ringwrld"):
+        assert command("analyse", wrong, capsys=capsys)[0] == 2
 
 
 def test_report_renders_again_without_running(finished, capsys):

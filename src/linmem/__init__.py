@@ -20,6 +20,7 @@ from .core.algebra import (
 from .core.scan import scan
 from .core.types import Inputs
 from .experiments.config import RunConfig
+from .measures.certificates import analyse
 from .memories import (
     GRU,
     MEMORIES,
@@ -72,6 +73,7 @@ __all__ = [
     "Switched",
     "Trace",
     "Viterbi",
+    "analyse",
     "scan",
     "viterbi_path",
 ]

@@ -120,6 +120,48 @@ def check(layer: Positional[str]) -> int:
 
 
 @app.command
+def analyse(model: Positional[str]) -> int:
+    """Say whether linear memory is enough for a model, with reasons, bounds, and the filter to use.
+
+    Args:
+        model: a world that has tables (see `linmem list`), or a .npz file with arrays `transition` (n, n),
+            `emission` (n, k) and `initial` (n,) of a hidden Markov model, distributions in rows; with
+            `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the controlled case.
+    """
+    from .measures.certificates import analyse as certify
+    from .worlds import WORLDS
+
+    if model.endswith(".npz"):
+        print(certify(_model_from(Path(model))))
+        return 0
+    tables = WORLDS[model].make().tables()
+    if tables is None:
+        raise UsageError(f"world '{model}' has no tables to analyse; name a finite one or a .npz file")
+    print(certify(tables))
+    return 0
+
+
+def _model_from(path: Path):
+    """The HMM or POMDP in a .npz file of plain arrays."""
+    import numpy as np
+
+    from .worlds import HMM, POMDP
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        transition, emission, initial = (arrays[name] for name in ("transition", "emission", "initial"))
+    except (OSError, KeyError, ValueError) as error:
+        raise UsageError(
+            f"cannot read a model from {path} ({error}); it needs transition, emission, initial"
+        ) from error
+    if transition.ndim == 2:
+        return HMM(transition, emission, initial)
+    first = arrays.get("initial_emission", emission[0] if emission.ndim == 3 else None)
+    return POMDP(transition, emission, np.zeros(transition.shape[-1]), initial, 1.0, first)
+
+
+@app.command
 def bench() -> int:
     """Measure speed on this machine: `linmem bench --help` lists what."""
     raise UsageError("name what to measure; `linmem bench --help` lists it")

@@ -42,7 +42,7 @@ class Registry:
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=1)
+            near = difflib.get_close_matches(name, self._entries, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise UnknownName(f"unknown {self.kind} '{name}'; {hint}known: {', '.join(self._entries)}")
         return self._entries[name]

@@ -7,11 +7,13 @@ stopped at any moment: the present memory's training state is saved, and the sam
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from ..agents import ppo
 from ..agents.policy import ActorCritic
@@ -23,7 +25,7 @@ from ..worlds.base import AbstractWorld
 from .config import RunConfig
 from .store import Folder
 
-CHUNKS = 40  # progress is shown, and a run can be stopped, about this many times per memory
+CHUNKS = 80  # progress is shown, and a run can be stopped, about this many times per memory
 SAVE_SECONDS = 30.0
 
 
@@ -76,35 +78,48 @@ def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
         yield Finished(name, now=name not in done)
 
 
-def initial_state(config: RunConfig, name: str) -> tuple[AbstractWorld, ppo.State]:
-    """The world, and the training state of all seeds before the first update."""
+def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, PRNGKeyArray]:
+    """The world, what makes the training state of all seeds before the first update, and its keys."""
     world = WORLDS[config.world].make()
     size, calls = chunking(config.updates)
     # The memory's name enters the key, so that its records do not depend on what else is run.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
-    keys = jax.random.split(key, config.seeds)
-    return world, ppo.seeds_init(config.ppo, world, MEMORIES[name].make, size * calls, keys)
+    make = MEMORIES[name].make
+    return (
+        world,
+        ppo.lower_init(config.ppo, world, make, size * calls, config.seeds),
+        jax.random.split(key, config.seeds),
+    )
 
 
 def load_policy(folder: Folder, name: str) -> ActorCritic:
     """The trained policies of one memory; every leaf has a leading seed axis."""
-    form = eqx.filter_eval_shape(lambda: initial_state(folder.config(), name)[1].policy)
+    form = _form(_initial(folder.config(), name)[1]).policy
     return folder.load_tree(f"params/{name}.eqx", form)
+
+
+def _form(lowered: jax.stages.Lowered) -> ppo.State:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
 
 
 def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
     size, calls = chunking(config.updates)
-    world, state = initial_state(config, name)
+    world, lowered, keys = _initial(config, name)
+    form = _form(lowered)
     saved = f"state/{name}.eqx"
-    # before: training seconds of earlier sessions, and the environment steps done in them
+    # A session's clock and step count begin where the session before it was interrupted.
     before, steps = np.zeros(()), np.zeros((), np.int64)
-    if (folder.path / saved).exists():
-        state, before, steps = folder.load_tree(saved, (state, before, steps))
-    first_call = int(state.update[0]) // size
+    resumed = (folder.path / saved).exists()
+    if resumed:
+        state, before, steps = folder.load_tree(saved, (form, before, steps))
+    first_call = int(state.update[0]) // size if resumed else 0
     yield Compiling(name, resumed_at=first_call * size)
 
     began = time.perf_counter()
-    train = ppo.compile_train(config.ppo, world, size * calls, size, state)
+    with ThreadPoolExecutor(1) as pool:  # the first state compiles beside the training that will take it
+        first = None if resumed else pool.submit(lambda: lowered.compile(ppo.INIT_OPTIONS)(keys))
+        train = ppo.compile_train(config.ppo, world, size * calls, size, form)
+        state = state if first is None else first.result()
     compile_seconds = time.perf_counter() - began
     seconds, last_save = float(before), time.perf_counter()
     steps = int(steps)

@@ -108,8 +108,14 @@ class Folder:
 
     def load_tree(self, name: str, like: Any) -> Any:
         """The tree that ``save_tree`` saved; ``like`` has its structure, shapes and types."""
-        with (self.path / name).open("rb") as file:
-            loaded = eqx.tree_deserialise_leaves(file, _without_keys(like))
+        try:
+            with (self.path / name).open("rb") as file:  # NumPy refuses pickled objects by default
+                loaded = eqx.tree_deserialise_leaves(file, _without_keys(like))
+        except (OSError, ValueError, RuntimeError) as error:
+            cause: BaseException = error
+            while cause.__context__ is not None:  # the outer ones only say where in the tree
+                cause = cause.__context__
+            raise FolderError(f"cannot read {self.path / name}: {cause}") from error
         return jax.tree.map(
             lambda form, leaf: jax.random.wrap_key_data(leaf) if _is_key(form) else leaf, like, loaded
         )
