@@ -193,8 +193,7 @@ def test_poison_before_a_start_changes_no_bit_after_it(method):
     rng = np.random.default_rng(4)
     algebra, elements, initial = example("diagonal", Ordinary(), rng)
     elements, initial = jax.tree.map(lambda x: x.astype(jnp.float32), (elements, initial))
-    starts = np.zeros((T, B), bool)
-    starts[9] = True
+    starts = jnp.zeros((T, B), bool).at[9].set(True)
     past = np.arange(T)[:, None, None] < 9
     poisoned = jax.tree.map(lambda x: jnp.where(past, jnp.nan, x), elements)
 

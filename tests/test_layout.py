@@ -17,6 +17,7 @@ ORDER = (
     "reports",
     "evidence",
     "cli",
+    "__main__",
 )
 MAY_TOUCH_DISK = {"__main__", "experiments", "reports", "evidence", "cli"}
 ROOT = Path(linmem.__file__).parent

@@ -29,7 +29,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from ..memories.base import AbstractMemory
 from ..worlds.base import AbstractWorld
@@ -245,7 +245,7 @@ INIT_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
 
 
 def seeds_init(
-    config: PPOConfig, world: AbstractWorld, make_memory: MakeMemory, updates: int, keys: PRNGKeyArray
+    config: PPOConfig, world: AbstractWorld, make_memory: MakeMemory, updates: int, keys: Key[Array, " seeds"]
 ) -> State:
     """The state of all seeds before the first of ``updates`` updates."""
     return lower_init(config, world, make_memory, updates, len(keys)).compile(INIT_OPTIONS)(keys)

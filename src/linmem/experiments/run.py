@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Key
 
 from ..agents import ppo
 from ..agents.policy import ActorCritic
@@ -78,7 +78,7 @@ def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
         yield Finished(name, now=name not in done)
 
 
-def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, PRNGKeyArray]:
+def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, Key[Array, " seeds"]]:
     """The world, what makes the training state of all seeds before the first update, and its keys."""
     world = WORLDS[config.world].make()
     size, calls = chunking(config.updates)
@@ -160,7 +160,7 @@ def _refuse_nan(name: str, update: int, metrics: ppo.Metrics) -> None:
     if not np.isfinite([metrics.policy_loss, metrics.value_loss]).all():
         raise FloatingPointError(
             f"the loss of '{name}' is not finite at or before update {update}; take a smaller "
-            "--ppo.step-size or --ppo.max-gradient. Earlier records stay."
+            "--step-size or --max-gradient. Earlier records stay."
         )
 
 

@@ -9,7 +9,7 @@ first observation of an episode, so a start cannot be hidden from it by handing 
 """
 
 import abc
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -51,7 +51,7 @@ class AbstractMemory(eqx.Module):
 
     @classmethod
     @abc.abstractmethod
-    def example(cls, key: PRNGKeyArray, steps: int) -> tuple[Self, PyTree]:
+    def example(cls, key: PRNGKeyArray, steps: int) -> tuple["AbstractMemory", PyTree]:
         """A small instance with all sizes different, and ``steps`` inputs for it;
         the promises are run on it."""
 
