@@ -2,6 +2,8 @@
 PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(shell $(p) -c "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && echo $(p))))
 VENV ?= .venv
 BIN := $(VENV)/bin
+# where signatures carry shapes; the tests run them
+CHECKED := linmem.core,linmem.worlds,linmem.memories,linmem.agents,linmem.measures,linmem.experiments
 
 .PHONY: demo test lint clean
 
@@ -9,7 +11,7 @@ demo: $(VENV)/.package
 	$(BIN)/linmem run
 
 test: $(VENV)/.tests lint
-	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=linmem,beartype.beartype
+	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=$(CHECKED),beartype.beartype
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .

@@ -9,10 +9,11 @@ Sources
       when its denominator may be zero.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from jaxtyping import ArrayLike
 from scipy import stats
 
 
@@ -25,7 +26,7 @@ class Interval(NamedTuple):
 
 
 def wilson_interval(
-    successes: ArrayLike, trials: ArrayLike, confidence: float = 0.95
+    successes: ArrayLike | Sequence, trials: ArrayLike | Sequence, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends (low, high) of Wilson's interval for a proportion.
 
@@ -50,7 +51,7 @@ def wilson_interval(
 
 
 def bootstrap_mean(
-    values: ArrayLike, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+    values: ArrayLike | Sequence, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Interval:
     """Mean of `values` (shape (S,), one per seed) with its percentile bootstrap interval.
 
@@ -69,9 +70,9 @@ def bootstrap_mean(
 
 
 def recovered_fraction(
-    rewards_memory: ArrayLike,
-    rewards_oracle: ArrayLike,
-    rewards_reactive: ArrayLike,
+    rewards_memory: ArrayLike | Sequence,
+    rewards_oracle: ArrayLike | Sequence,
+    rewards_reactive: ArrayLike | Sequence,
     confidence: float = 0.95,
     resamples: int = 9999,
     seed: int = 0,
@@ -107,7 +108,7 @@ def recovered_fraction(
     )
 
 
-def _sample(values: ArrayLike, name: str) -> np.ndarray:
+def _sample(values: ArrayLike | Sequence, name: str) -> np.ndarray:
     values = np.asarray(values, float)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{name} has shape {values.shape}; need one value per seed, shape (S,) with S >= 1")
