@@ -46,7 +46,8 @@ def conclude(evidence: Evidence, json_path: Path | None) -> int:
             f"{mark} {target.name}: {target.measured} (required: {target.required})", highlight=False
         )
     held = sum(target.holds for target in evidence.targets)
-    console.print(f"{held} of {len(evidence.targets)} targets hold")
+    if evidence.targets:
+        console.print(f"{held} of {len(evidence.targets)} targets hold")
     if json_path is not None:
         content = {
             "name": evidence.name,
