@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .base import AbstractWorld, Outcome
 from .spaces import Box, Discrete
-from .table_world import TableState, TableWorld
+from .table_world import AbstractTabled, TableWorld
 from .tables import POMDP
 
 Values = dict[int, float] | dict[float, float]
@@ -104,7 +104,7 @@ class ActionProbe(AbstractWorld):
         return {0: 1.0}
 
 
-class RecallProbe(AbstractWorld):
+class RecallProbe(AbstractTabled):
     """A cue seen only at the start must be given back as the action ``delay`` steps later.
 
     Observations: the cue (0 or 1, equally likely), then 2 (wait), and at time ``delay`` 3 (answer now). The
@@ -125,28 +125,6 @@ class RecallProbe(AbstractWorld):
             _recall_tables(delay, discount), terminal=np.arange(2 * delay + 3) == 2 * delay + 2
         )
         self.delay = delay
-
-    @property
-    def observation_space(self) -> Discrete:
-        return self.world.observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        return self.world.action_space
-
-    def init(self, key: PRNGKeyArray) -> tuple[TableState, Int[Array, ""]]:
-        return self.world.init(key)
-
-    def step(
-        self, key: PRNGKeyArray, state: TableState, action: Int[Array, ""]
-    ) -> tuple[TableState, Outcome]:
-        return self.world.step(key, state, action)
-
-    def tables(self) -> POMDP:
-        return self.world.tables()
-
-    def hidden(self, state: TableState) -> Int[Array, ""]:
-        return self.world.hidden(state)
 
     def values(self, discount: float) -> Values:
         return {0: discount**self.delay, 1: discount**self.delay, 3: 1.0}

@@ -15,11 +15,9 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float
 
-from .base import AbstractWorld, Outcome
-from .spaces import Discrete
-from .table_world import TableState, TableWorld
+from .table_world import AbstractTabled, TableWorld
 from .tables import POMDP
 
 ACTIONS = ("CW1", "CW2", "CCW1", "CCW2")
@@ -33,7 +31,7 @@ SLIPS = {
 }
 
 
-class RingWorld(AbstractWorld):
+class RingWorld(AbstractTabled):
     """A ring of positions; reaching a goal earns 1, a trap -1; an episode starts anywhere and ends by time
     alone.
 
@@ -87,28 +85,6 @@ class RingWorld(AbstractWorld):
             action_names=ACTIONS,
         )
         self.world = TableWorld(pomdp, episode_length)
-
-    @property
-    def observation_space(self) -> Discrete:
-        return self.world.observation_space
-
-    @property
-    def action_space(self) -> Discrete:
-        return self.world.action_space
-
-    def init(self, key: PRNGKeyArray) -> tuple[TableState, Int[Array, ""]]:
-        return self.world.init(key)
-
-    def step(
-        self, key: PRNGKeyArray, state: TableState, action: Int[Array, ""]
-    ) -> tuple[TableState, Outcome]:
-        return self.world.step(key, state, action)
-
-    def tables(self) -> POMDP:
-        return self.world.tables()
-
-    def hidden(self, state: TableState) -> Int[Array, ""]:
-        return self.world.hidden(state)
 
     def regular_moves(self) -> Float[np.ndarray, "m n n"]:
         """The moves without slips, a permutation matrix per action: P(a) of T(a) = P(a) + eps Q(a)."""

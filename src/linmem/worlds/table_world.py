@@ -91,3 +91,31 @@ class TableWorld(AbstractWorld):
 
     def hidden(self, state: TableState) -> Int[Array, ""]:
         return state.hidden
+
+
+class AbstractTabled(AbstractWorld):
+    """A world that is a ``TableWorld`` with a name: it makes ``world``, and behaves as that does."""
+
+    world: eqx.AbstractVar[TableWorld]
+
+    @property
+    def observation_space(self) -> Discrete:
+        return self.world.observation_space
+
+    @property
+    def action_space(self) -> Discrete:
+        return self.world.action_space
+
+    def init(self, key: PRNGKeyArray) -> tuple[TableState, Int[Array, ""]]:
+        return self.world.init(key)
+
+    def step(
+        self, key: PRNGKeyArray, state: TableState, action: Int[Array, ""]
+    ) -> tuple[TableState, Outcome]:
+        return self.world.step(key, state, action)
+
+    def tables(self) -> POMDP:
+        return self.world.tables()
+
+    def hidden(self, state: TableState) -> Int[Array, ""]:
+        return self.world.hidden(state)
