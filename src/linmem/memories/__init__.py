@@ -2,8 +2,11 @@
 of the world's raw steps (``Inputs``).
 
 To add a paper's layer: one file here that states the recurrence, its ``reference`` and an ``example``; one
-class in ``CONFORMING``; and, for agents to use it, one maker and one ``MEMORIES.add`` line.
+class in ``CONFORMING``; and, for agents to use it, one ``MEMORIES.add`` line (``_block`` makes a memory of
+raw steps from a layer of vectors).
 """
+
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -67,6 +70,8 @@ a memory file with a class missing here fails a test."""
 
 MEMORIES = Registry("memory")
 
+Maker = Callable[[AbstractWorld, int, PRNGKeyArray], AbstractMemory]
+
 
 def _tables(world: AbstractWorld, memory: str) -> POMDP:
     model = world.tables()
@@ -107,10 +112,14 @@ def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: Abstrac
     return Encoded(features, eqx.nn.Linear(features.size, size, key=key), memory)  # pyright: ignore[reportCallIssue]
 
 
-def _s5(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    in_key, memory_key, block_key = jax.random.split(key, 3)
-    block = Residual(S5(size, 2 * (size // 2), key=memory_key), key=block_key)
-    return _learned(world, size, in_key, block)
+def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
+    """A maker from a layer (size, key) of equal in and out size: encoder, then the layer in a residual block."""
+
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+        in_key, memory_key, block_key = jax.random.split(key, 3)
+        return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
+
+    return make
 
 
 def _gru(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -136,7 +145,10 @@ MEMORIES.add(
 )
 MEMORIES.add("deep_alf_random", _deep_alf_random, "the same, begun at random", PAPER)
 MEMORIES.add(
-    "s5", _s5, "diagonal state space, zero-order hold, residual block", "Smith et al. 2023, arXiv:2208.04933"
+    "s5",
+    _block(lambda size, key: S5(size, 2 * (size // 2), key=key)),
+    "diagonal state space, zero-order hold, residual block",
+    "Smith et al. 2023, arXiv:2208.04933",
 )
 MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, arXiv:1406.1078")
 MEMORIES.add(
