@@ -113,7 +113,7 @@ def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: Abstrac
 
 
 def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) of equal in and out size: encoder, then the layer in a residual block."""
+    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block."""
 
     def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
         in_key, memory_key, block_key = jax.random.split(key, 3)
