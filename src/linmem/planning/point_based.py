@@ -29,6 +29,7 @@ from .bounds import blind, fib
 
 SAME_BELIEF = 10  # decimals
 DEPTH = 2000
+ROUNDING = 1e-7
 
 
 class Bounds(NamedTuple):
@@ -36,6 +37,7 @@ class Bounds(NamedTuple):
 
     lower: float
     upper: float
+    scale: float
     vectors: int
     beliefs: int
     trials: int
@@ -46,15 +48,27 @@ class Bounds(NamedTuple):
 
     @property
     def relative_gap(self) -> float:
-        """The gap by the larger bound in size, 0 if both are 0."""
-        scale = max(abs(self.lower), abs(self.upper))
-        return self.gap / scale if scale > 0 else 0.0
+        """The gap in units of ``scale``: the larger bound in size, or a thousandth of the largest reward."""
+        return self.gap / self.scale
 
 
 class _Node:
     """A belief, on the states that it thinks possible, and its bounds."""
 
-    __slots__ = ("action_of", "children", "fresh", "joint", "lower", "p", "prior", "reward", "support", "upper", "weight")
+    __slots__ = (
+        "action_of",  # of each child, as the next four: the action and observation that lead to it,
+        "actions",  # the children of each action,
+        "children",
+        "joint",  # the child's belief on `states`,
+        "lower",
+        "observation_of",
+        "p",
+        "reward",  # expected, of each action
+        "states",
+        "support",
+        "upper",
+        "weight",  # and its probability given the action
+    )
 
     def __init__(self, support: Int[np.ndarray, " s"], p: Float[np.ndarray, " s"], lower: float, upper: float):
         self.support, self.p = support, p
@@ -78,7 +92,7 @@ class PointBasedSolver:
         self.sights = sp.vstack(model.emission).tocsr()
         self.emission = [table.tocoo() for table in model.emission]
         self.lower_vectors = _Columns(blind(model), np.arange(m))
-        q = fib(model)
+        q = fib(model, tolerance=1e-4)
         slack = 1e-9 * max(1.0, np.abs(q).max())  # linear systems are solved to rounding only
         self.upper_vectors = q + slack
         self.corners = self.upper_vectors.max(axis=0)
@@ -88,14 +102,18 @@ class PointBasedSolver:
         self.pruned_at = 64
         self.trials = 0
         support = np.flatnonzero(model.initial)
-        self.root = self._node(support, model.initial[support] / model.initial[support].sum())
+        p = model.initial[support] / model.initial[support].sum()
+        lower = float((p @ self.lower_vectors.vectors[support]).max())
+        upper = float((self.upper_vectors[:, support] @ p).max())
+        self.root = self._node(support, p, lower, upper)
         self._n, self._m = n, m
 
     # --- what a user asks
 
     def bounds(self) -> Bounds:
-        root = self.root
-        return Bounds(root.lower, max(root.upper, root.lower), self.lower_vectors.count, len(self.expanded), self.trials)
+        lower, upper = self.root.lower, max(self.root.upper, self.root.lower)
+        scale = max(abs(lower), abs(upper), 1e-3 * float(np.abs(self.rewards).max()), 1e-300)
+        return Bounds(lower, upper, scale, self.lower_vectors.count, len(self.expanded), self.trials)
 
     def policy(self) -> AlphaPolicy:
         vectors, actions = self.lower_vectors.vectors, self.lower_vectors.actions
@@ -104,8 +122,8 @@ class PointBasedSolver:
     def solve(self, gap: float = 0.0) -> Iterator[Bounds]:
         """Trial after trial, until the relative gap is at most ``gap`` or rounding ends progress."""
         yield self.bounds()
-        while self.bounds().relative_gap > gap and self.bounds().gap > 1e-9 * max(1.0, abs(self.root.upper)):
-            for _ in self._trial(target=0.5 * gap * max(abs(self.root.lower), abs(self.root.upper))):
+        while self.bounds().relative_gap > max(gap, ROUNDING):
+            for _ in self._trial(target=0.5 * gap * self.bounds().scale):
                 yield self.bounds()
 
     # --- one trial
@@ -114,17 +132,23 @@ class PointBasedSolver:
         """Down and up again; yields now and then, so that whoever watches the clock can stop."""
         self.trials += 1
         aim = max(target, 0.5 * (self.root.upper - self.root.lower))
-        path, node, scale = [], self.root, 1.0
+        path, met, node, scale = [], set(), self.root, 1.0
         while len(path) < DEPTH:
             self._expand(node)
             best = self._back_up_upper(node)
             path.append(node)
+            met.add(node)
             scale *= self.model.discount
-            here = np.flatnonzero(node.action_of == best)
-            excess = [node.weight[i] * (node.children[i].upper - node.children[i].lower - aim / scale) for i in here]
-            if not excess or max(excess) <= 0:
+            here = node.actions[best]
+            following = [node.children[i] for i in here]
+            # A belief met again on the same walk would be improved by its own old bounds only.
+            excess = [
+                0.0 if child in met else weight * (child.upper - child.lower - aim / scale)
+                for child, weight in zip(following, node.weight[here], strict=True)
+            ]
+            if max(excess) <= 0:
                 break
-            node = node.children[here[int(np.argmax(excess))]]
+            node = following[int(np.argmax(excess))]
             if len(path) % 10 == 0:
                 yield
         for i, node in enumerate(reversed(path)):
@@ -138,12 +162,13 @@ class PointBasedSolver:
 
     # --- nodes
 
-    def _node(self, support: Int[np.ndarray, " s"], p: Float[np.ndarray, " s"]) -> _Node:
-        key = support.tobytes() + np.round(p, SAME_BELIEF).tobytes()
+    def _node(
+        self, support: Int[np.ndarray, " s"], p: Float[np.ndarray, " s"], lower: float, upper: float
+    ) -> _Node:
+        """The node of a belief; if it is new, with these bounds."""
+        key = support.tobytes() + p.round(SAME_BELIEF).tobytes()
         node = self.nodes.get(key)
         if node is None:
-            lower = float((p @ self.lower_vectors.vectors[support]).max())
-            upper = float((self.upper_vectors[:, support] @ p).max())
             node = self.nodes[key] = _Node(support, p, lower, upper)
         return node
 
@@ -163,13 +188,16 @@ class PointBasedSolver:
         joint = np.zeros((len(keys), len(states)))
         joint[row, column] = value
         node.weight = joint.sum(axis=1)
-        node.action_of, node.joint, node.support = keys // k, joint, node.support
+        node.joint = joint / node.weight[:, None]
+        node.states, node.action_of, node.observation_of = states, keys // k, keys % k
+        node.actions = [(node.action_of == a).nonzero()[0] for a in range(self._m)]
         node.reward = self.rewards[:, node.support] @ node.p
-        node.prior = keys % k, states
+        lower = (node.joint @ self.lower_vectors.vectors[states]).max(axis=1).tolist()
+        upper = (node.joint @ self.upper_vectors[:, states].T).max(axis=1).tolist()
         node.children = []
-        for i in range(len(keys)):
-            possible = np.flatnonzero(joint[i])
-            node.children.append(self._node(states[possible], joint[i, possible] / node.weight[i]))
+        for belief, low, high in zip(node.joint, lower, upper, strict=True):
+            possible = belief.nonzero()[0]
+            node.children.append(self._node(states[possible], belief[possible], low, high))
         self.expanded.append(node)
 
     def _back_up_upper(self, node: _Node) -> int:
@@ -183,39 +211,42 @@ class PointBasedSolver:
         fresh = np.zeros(self._m, bool)
         while not fresh[best := int(q.argmax())]:
             fresh[best] = True
-            here = np.flatnonzero(node.action_of == best)
-            for i in here:
-                self._refresh(node.children[i])
+            here = node.actions[best]
+            self._refresh(node, here)
             uppers = np.array([node.children[i].upper for i in here])
             q[best] = node.reward[best] + self.model.discount * (node.weight[here] @ uppers)
         if q[best] < node.upper - 1e-12 * abs(node.upper):
             node.upper = float(q[best])
-            self.points.add(node, node.upper - float(self.corners[node.support] @ node.p), self.corners)
+            self.points.add(node, node.upper - float(self.corners[node.support] @ node.p))
         return best
 
-    def _refresh(self, node: _Node) -> None:
-        """Lower a node's upper bound to the sawtooth of the present points."""
-        drop = self.points.drop(node, self._n)
-        if drop < 0:
-            node.upper = min(node.upper, float(self.corners[node.support] @ node.p) + drop)
+    def _refresh(self, node: _Node, here: Int[np.ndarray, " c"]) -> None:
+        """Lower the upper bounds of some of a node's children to the sawtooth of the present points."""
+        if self.points.count:
+            beliefs = np.zeros((len(here), self._n))
+            beliefs[:, node.states] = node.joint[here]
+            bounds = beliefs @ self.corners + self.points.drops_at(beliefs)
+            for i, bound in zip(here, bounds.tolist(), strict=True):
+                child = node.children[i]
+                child.upper = min(child.upper, bound)
 
     def _back_up_lower(self, node: _Node) -> None:
         """Add the best plan of one step followed by known plans."""
-        observation_of, states = node.prior
-        values = node.joint @ self.lower_vectors.vectors[states]
+        values = node.joint @ self.lower_vectors.vectors[node.states]
         plan = values.argmax(axis=1)
         q = node.reward + self.model.discount * np.bincount(
-            node.action_of, values[np.arange(len(plan)), plan], self._m
+            node.action_of, node.weight * values[np.arange(len(plan)), plan], self._m
         )
         a = int(q.argmax())
-        if q[a] <= node.lower + 1e-10 * max(1.0, abs(node.lower)) and node.lower > -np.inf:
-            if q[a] <= float((node.p @ self.lower_vectors.vectors[node.support]).max()) + 1e-12:
-                return
-        here = node.action_of == a
+        known = float((node.p @ self.lower_vectors.vectors[node.support]).max())
+        node.lower = max(node.lower, known)
+        if q[a] <= known + 1e-12 * max(1.0, abs(known)):
+            return
+        here = node.actions[a]
         # Observations that this belief rules out may follow from others: any plan will do, one good on average.
-        average = node.joint[here].sum(axis=0) @ self.lower_vectors.vectors[states]
+        average = node.weight[here] @ values[here]
         chosen = np.full(self.model.n_observations, int(average.argmax()))
-        chosen[observation_of[here]] = plan[here]
+        chosen[node.observation_of[here]] = plan[here]
         emission = self.emission[a]
         following = np.bincount(
             emission.row, emission.data * self.lower_vectors.vectors[emission.row, chosen[emission.col]], self._n
@@ -275,7 +306,8 @@ class _Points:
         self.drops, self.begins = np.zeros(64), np.zeros(64, np.int64)
         self.states, self.inverse = np.zeros(1024, np.int64), np.zeros(1024)
 
-    def add(self, node: _Node, drop: float, corners: np.ndarray) -> None:
+    def add(self, node: _Node, drop: float) -> None:
+        """Let a node give a bound ``drop`` (negative) from the corners', or replace the one it gave."""
         if drop >= 0:
             return
         if id(node) in self.place:
@@ -293,14 +325,13 @@ class _Points:
         self.count += 1
         self.used += size
 
-    def drop(self, node: _Node, n: int) -> float:
-        """By how much the sawtooth lies below the corners' bound, at most 0."""
-        if self.count == 0:
-            return 0.0
-        belief = np.zeros(n)
-        belief[node.support] = node.p
-        ratios = belief[self.states[: self.used]] * self.inverse[: self.used]
-        return float((np.minimum.reduceat(ratios, self.begins[: self.count]) * self.drops[: self.count]).min())
+    def drops_at(self, beliefs: Float[np.ndarray, "c n"]) -> Float[np.ndarray, " c"]:
+        """By how much the sawtooth lies below the corners' bound at each belief, at most 0."""
+        lowest = np.zeros(len(beliefs))
+        for i, belief in enumerate(beliefs):
+            ratios = belief[self.states[: self.used]] * self.inverse[: self.used]
+            lowest[i] = (np.minimum.reduceat(ratios, self.begins[: self.count]) * self.drops[: self.count]).min()
+        return np.minimum(lowest, 0.0)
 
 
 def _doubled(array: np.ndarray) -> np.ndarray:
