@@ -5,6 +5,7 @@ from importlib import resources
 
 from . import dotpomdp, pomdpx
 from .dotpomdp import FormatError
+from .problems.generated import GENERATED
 from .sparse import SparsePOMDP
 from .table_world import TableWorld
 
@@ -20,7 +21,7 @@ def is_model_name(name: str) -> bool:
 def shipped() -> list[str]:
     """The names of the problems in the package."""
     folder = resources.files(__package__) / "problems"
-    return sorted(file.name for file in folder.iterdir() if is_model_name(file.name))
+    return sorted([*GENERATED, *(file.name for file in folder.iterdir() if is_model_name(file.name))])
 
 
 def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
@@ -32,6 +33,8 @@ def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
         with open(name, "rb") as file:
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
+        if name in GENERATED:
+            return GENERATED[name]()
         inside = resources.files(__package__) / "problems" / name
         if "/" in name or not inside.is_file():
             known = ", ".join(shipped())
