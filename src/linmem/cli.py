@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from .core.registry import UnknownName
-from .experiments.config import RunConfig
+from .experiments.config import RunConfig, with_discount_of_file
 
 app = tyro.extras.SubcommandApp()
 
@@ -33,6 +33,7 @@ def run(
     from .experiments.store import Folder
     from .experiments.watch import watch
 
+    config = with_discount_of_file(config)
     folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
     finished = watch(config, folder)
     _report(folder.path)
@@ -82,6 +83,9 @@ def list_() -> int:
         for entry in registry:
             table.add_row(entry.name, entry.summary, entry.source)
         console.print(table, "")
+    from .worlds.model_files import shipped
+
+    console.print(f"[bold]problems[/], for run, analyse and solve: {', '.join(shipped())}", highlight=False)
     return 0
 
 
@@ -120,19 +124,64 @@ def check(layer: Positional[str]) -> int:
 
 
 @app.command
+def solve(
+    model: Positional[str],
+    time: float = 60.0,
+    gap: float = 0.01,
+    save: Path | None = None,
+) -> int:
+    """Bound the optimal value of a problem from both sides, and keep a policy that earns the lower bound.
+
+    Shows the bounds while they move. Ctrl-C keeps the best so far.
+
+    Args:
+        model: a .POMDP or POMDPX file, or a shipped problem (see `linmem list`).
+        time: seconds after which to stop.
+        gap: the relative gap, of the larger bound in size, at which to stop.
+        save: write the policy to this .npz file: alpha vectors and their actions, as plain arrays.
+    """
+    from rich.console import Console
+
+    from .experiments.solve import line, save_policy
+    from .experiments.solve import solve as solve_in_time
+
+    console, problem = Console(soft_wrap=True), _problem(model)
+    policy, bounds, seconds, interrupted = solve_in_time(problem, time, gap, console)
+    console.print(line(bounds, seconds), highlight=False)
+    if save is not None:
+        save_policy(save, problem, policy, bounds)
+        console.print(f"policy: {save}", highlight=False)
+    return 130 if interrupted else 0
+
+
+def _problem(name: str):
+    """The problem of a file, or a shipped one."""
+    from .worlds.model_files import read_model
+
+    try:
+        return read_model(name)
+    except OSError as error:
+        raise UsageError(str(error)) from error
+
+
+@app.command
 def analyse(model: Positional[str]) -> int:
     """Say whether linear memory is enough for a model, with reasons, bounds, and the filter to use.
 
     Args:
-        model: a world that has tables (see `linmem list`), or a .npz file with arrays `transition` (n, n),
-            `emission` (n, k) and `initial` (n,) of a hidden Markov model, distributions in rows; with
+        model: a world that has tables (see `linmem list`), a .POMDP or POMDPX file, or a .npz file with arrays
+            `transition` (n, n), `emission` (n, k) and `initial` (n,) of a hidden Markov model, distributions in rows; with
             `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the controlled case.
     """
     from .measures.certificates import analyse as certify
     from .worlds import WORLDS
+    from .worlds.model_files import is_model_name
 
     if model.endswith(".npz"):
         print(certify(_model_from(Path(model))))
+        return 0
+    if is_model_name(model):
+        print(certify(_problem(model).dense()))
         return 0
     tables = WORLDS[model].make().tables()
     if tables is None:
@@ -177,7 +226,7 @@ def reproduce() -> int:
 def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     """Commands of two words: what each group is, and its commands' modules."""
     return {
-        "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
+        "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"}),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {"two-state": "two_state"},

@@ -22,6 +22,7 @@ from ..measures.decoding import decode
 from ..memories import MEMORIES
 from ..worlds import WORLDS
 from ..worlds.base import AbstractWorld
+from ..worlds.model_files import is_model_name, model_world
 from .config import RunConfig
 from .store import Folder
 
@@ -80,7 +81,7 @@ def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
 
 def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, Key[Array, " seeds"]]:
     """The world, what makes the training state of all seeds before the first update, and its keys."""
-    world = WORLDS[config.world].make()
+    world = model_world(config.world) if is_model_name(config.world) else WORLDS[config.world].make()
     size, calls = chunking(config.updates)
     # The memory's name enters the key, so that its records do not depend on what else is run.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
