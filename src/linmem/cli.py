@@ -144,24 +144,15 @@ def solve(
 
     from .experiments.solve import line, save_policy
     from .experiments.solve import solve as solve_in_time
+    from .worlds.model_files import read_model
 
-    console, problem = Console(soft_wrap=True), _problem(model)
+    console, problem = Console(soft_wrap=True), read_model(model)
     policy, bounds, seconds, interrupted = solve_in_time(problem, time, gap, console)
     console.print(line(bounds, seconds), highlight=False)
     if save is not None:
         save_policy(save, problem, policy, bounds)
         console.print(f"policy: {save}", highlight=False)
     return 130 if interrupted else 0
-
-
-def _problem(name: str):
-    """The problem of a file, or a shipped one."""
-    from .worlds.model_files import read_model
-
-    try:
-        return read_model(name)
-    except OSError as error:
-        raise UsageError(str(error)) from error
 
 
 @app.command
@@ -175,13 +166,13 @@ def analyse(model: Positional[str]) -> int:
     """
     from .measures.certificates import analyse as certify
     from .worlds import WORLDS
-    from .worlds.model_files import is_model_name
+    from .worlds.model_files import is_model_name, read_model
 
     if model.endswith(".npz"):
         print(certify(_model_from(Path(model))))
         return 0
     if is_model_name(model):
-        print(certify(_problem(model).dense()))
+        print(certify(read_model(model).dense()))
         return 0
     tables = WORLDS[model].make().tables()
     if tables is None:
@@ -226,7 +217,10 @@ def reproduce() -> int:
 def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     """Commands of two words: what each group is, and its commands' modules."""
     return {
-        "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"}),
+        "bench": (
+            "Measure speed on this machine.",
+            {"scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"},
+        ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {"two-state": "two_state"},

@@ -91,10 +91,13 @@ def main(
     names = {
         each: str(folder / each.file) if folder is not None else each.shipped
         for each in chosen
-        if (folder is not None and (folder / each.file).is_file()) or (folder is None and each.shipped in known)
+        if (folder is not None and (folder / each.file).is_file())
+        or (folder is None and each.shipped in known)
     }
     if not names:
-        raise ValueError(f"none of the problems is there; in the table are {', '.join(r.file for r in REFERENCES)}")
+        raise ValueError(
+            f"none of the problems is there; in the table are {', '.join(r.file for r in REFERENCES)}"
+        )
     done = _recorded(record)
     rows = []
     for reference, name in names.items():
@@ -121,7 +124,9 @@ def _solve(reference: Reference, name: str, seconds: float) -> dict[str, Any]:
     began = time.process_time()
     model = read_model(name)
     solver = PointBasedSolver(model)
-    scale = max(abs(reference.lower), abs(reference.upper), solver.bounds().scale if reference.upper == 0 else 0.0)
+    scale = max(
+        abs(reference.lower), abs(reference.upper), solver.bounds().scale if reference.upper == 0 else 0.0
+    )
     sought = max(reference.upper - reference.lower, FINEST * scale) / scale
     to_one_percent = to_reference = None
     for bounds in solver.solve(0.0):
@@ -151,7 +156,9 @@ def _solve(reference: Reference, name: str, seconds: float) -> dict[str, Any]:
 
 
 def _evidence(rows: list[dict[str, Any]]) -> Evidence:
-    closable = [row for row in rows if row["sarsop_upper"] - row["sarsop_lower"] <= CLOSED * abs(row["sarsop_upper"])]
+    closable = [
+        row for row in rows if row["sarsop_upper"] - row["sarsop_lower"] <= CLOSED * abs(row["sarsop_upper"])
+    ]
     closed = [row for row in closable if row["relative_gap"] <= CLOSED]
     overlap = [row for row in rows if row["overlap"]]
     missed = [row["problem"] for row in closable if row["relative_gap"] > CLOSED]
@@ -170,13 +177,26 @@ def _evidence(rows: list[dict[str, Any]]) -> Evidence:
             "all",
         ),
     ]
-    heads = ("problem", "states", "lower", "upper", "gap %", "s to 1%", "s to SARSOP's gap", "SARSOP's", "SARSOP s", "ratio")
+    heads = (
+        "problem",
+        "states",
+        "lower",
+        "upper",
+        "gap %",
+        "s to 1%",
+        "s to SARSOP's gap",
+        "SARSOP's",
+        "SARSOP s",
+        "ratio",
+    )
     return Evidence(
         "bench solve",
         rows,
         Table(heads, [_row(row) for row in rows]),
         targets,
-        ["Ratio: our CPU seconds to reach SARSOP's gap (at least 1e-5 of the value) by its CPU seconds, at least 0.01 s."],
+        [
+            "Ratio: our CPU seconds to reach SARSOP's gap (at least 1e-5 of the value) by its CPU seconds, at least 0.01 s."
+        ],
     )
 
 

@@ -76,8 +76,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
 
 
 def with_discount_of_file(config: RunConfig) -> RunConfig:
-    """The configuration with the discount of its world, if that is a problem file.
-    """
+    """The configuration with the discount of its world, if that is a problem file."""
     if not is_model_name(config.world):
         return config
     discount = read_model(config.world).discount

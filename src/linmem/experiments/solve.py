@@ -17,7 +17,9 @@ from ..worlds.sparse import SparsePOMDP
 LOG_SECONDS = 5.0  # between lines where there is no terminal to update
 
 
-def solve(model: SparsePOMDP, seconds: float, gap: float, console: Console) -> tuple[AlphaPolicy, Bounds, float, bool]:
+def solve(
+    model: SparsePOMDP, seconds: float, gap: float, console: Console
+) -> tuple[AlphaPolicy, Bounds, float, bool]:
     """Solve until the relative gap or the time is reached, or Ctrl-C, which keeps the best so far.
 
     Returns the policy, its bounds, the seconds spent, and whether it was interrupted.
@@ -88,4 +90,6 @@ def load_policy(path: Path) -> AlphaPolicy:
         with np.load(path, allow_pickle=False) as file:
             return AlphaPolicy(file["vectors"], file["actions"])
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{path} holds no saved policy ({error}); `linmem solve --save` writes one") from error
+        raise ValueError(
+            f"{path} holds no saved policy ({error}); `linmem solve --save` writes one"
+        ) from error

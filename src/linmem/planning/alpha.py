@@ -30,5 +30,7 @@ def updated(model: SparsePOMDP, belief: Float[np.ndarray, " n"], action: int, ob
     """
     joint = (belief @ model.transition[action]) * model.emission[action][:, [observation]].toarray()[:, 0]
     if not joint.sum() > 0:
-        raise ValueError(f"observation {observation} after action {action} has probability 0 under this belief")
+        raise ValueError(
+            f"observation {observation} after action {action} has probability 0 under this belief"
+        )
     return joint / joint.sum()

@@ -29,7 +29,10 @@ def fib(model: SparsePOMDP, tolerance: float = 1e-6) -> Float[np.ndarray, "m n"]
     fixed point, in units of the largest value, unless the work is cut off."""
     m, n, k = model.n_actions, model.n_states, model.n_observations
     q, rewards = qmdp(model), model.expected_reward()
-    steps = [_by_observation(matrix, emission) for matrix, emission in zip(model.transition, model.emission, strict=True)]
+    steps = [
+        _by_observation(matrix, emission)
+        for matrix, emission in zip(model.transition, model.emission, strict=True)
+    ]
     work = sum(step.nnz for step, _, _ in steps) * m
     for _ in range(max(10, min(100_000, int(MOST_FIB_WORK / work)))):
         following = np.empty_like(q)
@@ -44,11 +47,15 @@ def fib(model: SparsePOMDP, tolerance: float = 1e-6) -> Float[np.ndarray, "m n"]
     return q
 
 
-def _by_observation(transition: sp.csr_array, emission: sp.csr_array) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+def _by_observation(
+    transition: sp.csr_array, emission: sp.csr_array
+) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
     """The matrix P(s', o | s) of one action, a row for each (s, o) that can be, and the s and o of each row."""
     moves = transition.tocoo()
     counts = np.diff(emission.indptr)[moves.col]
-    at = np.arange(counts.sum()) + np.repeat(emission.indptr[moves.col] - (np.cumsum(counts) - counts), counts)
+    at = np.arange(counts.sum()) + np.repeat(
+        emission.indptr[moves.col] - (np.cumsum(counts) - counts), counts
+    )
     s, reached = np.repeat(moves.row, counts), np.repeat(moves.col, counts)
     keys, row = np.unique(s.astype(np.int64) * emission.shape[1] + emission.indices[at], return_inverse=True)
     value = np.repeat(moves.data, counts) * emission.data[at]
@@ -58,4 +65,6 @@ def _by_observation(transition: sp.csr_array, emission: sp.csr_array) -> tuple[s
 
 def blind(model: SparsePOMDP) -> Float[np.ndarray, "m n"]:
     rewards = model.expected_reward()
-    return np.stack([policy_values(model, np.full(model.n_states, a), rewards) for a in range(model.n_actions)])
+    return np.stack(
+        [policy_values(model, np.full(model.n_states, a), rewards) for a in range(model.n_actions)]
+    )

@@ -32,16 +32,16 @@ class Controller:
     def __post_init__(self):
         q = len(self.initial)
         if self.action.shape[0] != q or self.successor.shape[0] != q:
-            raise ValueError(f"action, successor and initial disagree: {len(self.action)}, {len(self.successor)}, {q} nodes")
+            raise ValueError(
+                f"action, successor and initial disagree: {len(self.action)}, {len(self.successor)}, {q} nodes"
+            )
         if not ((self.successor >= 0) & (self.successor < q)).all():
             raise ValueError(f"a successor is not one of the {q} nodes")
         if (self.action < 0).any() or np.abs(self.action.sum(axis=1) - 1).max() > 1e-9:
             raise ValueError("the rows of action must be distributions")
 
 
-def reactive(
-    action: Float[np.ndarray, "q m"], first: Float[np.ndarray, " k"] | None = None
-) -> Controller:
+def reactive(action: Float[np.ndarray, "q m"], first: Float[np.ndarray, " k"] | None = None) -> Controller:
     """The memoryless policy ``action[o]`` after observation o.
 
     Without ``first``, the first action, which no observation precedes, has its own row: the last. With it, the first
@@ -76,7 +76,10 @@ class Evaluator:
     def mixed(self, action: Float[np.ndarray, "q m"]) -> tuple[sp.csr_array, Float[np.ndarray, " qn"]]:
         """The chain and the reward under a controller's actions."""
         weight = np.repeat(action, self.model.n_states, axis=0)
-        chain = sum((sp.diags_array(weight[:, a]) @ step for a, step in enumerate(self.steps)), sp.csr_array(self.steps[0].shape))
+        chain = sum(
+            (sp.diags_array(weight[:, a]) @ step for a, step in enumerate(self.steps)),
+            sp.csr_array(self.steps[0].shape),
+        )
         return chain.tocsr(), (weight * np.tile(self.rewards.T, (self.q, 1))).sum(axis=1)
 
     def solve(

@@ -61,7 +61,9 @@ def undominated(vectors: Float[np.ndarray, "r n"]) -> list[int]:
     """
     slack = TOLERANCE * max(1.0, float(np.abs(vectors).max()))
     order = np.lexsort(vectors.T[::-1])
-    waiting = [i for j, i in enumerate(order) if j == 0 or np.abs(vectors[i] - vectors[order[j - 1]]).max() > slack]
+    waiting = [
+        i for j, i in enumerate(order) if j == 0 or np.abs(vectors[i] - vectors[order[j - 1]]).max() > slack
+    ]
     kept: list[int] = []
     for corner in np.eye(vectors.shape[1]):  # at the corners no linear program is needed
         best = _best_at(vectors, corner, waiting + kept, slack)

@@ -70,7 +70,9 @@ class _Node:
         "weight",  # and its probability given the action
     )
 
-    def __init__(self, support: Int[np.ndarray, " s"], p: Float[np.ndarray, " s"], lower: float, upper: float):
+    def __init__(
+        self, support: Int[np.ndarray, " s"], p: Float[np.ndarray, " s"], lower: float, upper: float
+    ):
         self.support, self.p = support, p
         self.lower, self.upper = lower, upper
         self.children: list[_Node] | None = None
@@ -178,7 +180,9 @@ class PointBasedSolver:
             return
         n, k = self._n, self.model.n_observations
         rows, entries = _rows(self.moves, node.support)
-        predicted = np.bincount(self.moves.indices[entries], node.p[rows] * self.moves.data[entries], self._m * n)
+        predicted = np.bincount(
+            self.moves.indices[entries], node.p[rows] * self.moves.data[entries], self._m * n
+        )
         reached = np.flatnonzero(predicted)
         rows, entries = _rows(self.sights, reached)
         value = predicted[reached][rows] * self.sights.data[entries]
@@ -249,7 +253,9 @@ class PointBasedSolver:
         chosen[node.observation_of[here]] = plan[here]
         emission = self.emission[a]
         following = np.bincount(
-            emission.row, emission.data * self.lower_vectors.vectors[emission.row, chosen[emission.col]], self._n
+            emission.row,
+            emission.data * self.lower_vectors.vectors[emission.row, chosen[emission.col]],
+            self._n,
         )
         vector = self.rewards[a] + self.model.discount * (self.model.transition[a] @ following)
         self.lower_vectors.add(vector, a)
@@ -330,7 +336,9 @@ class _Points:
         lowest = np.zeros(len(beliefs))
         for i, belief in enumerate(beliefs):
             ratios = belief[self.states[: self.used]] * self.inverse[: self.used]
-            lowest[i] = (np.minimum.reduceat(ratios, self.begins[: self.count]) * self.drops[: self.count]).min()
+            lowest[i] = (
+                np.minimum.reduceat(ratios, self.begins[: self.count]) * self.drops[: self.count]
+            ).min()
         return np.minimum(lowest, 0.0)
 
 

@@ -81,8 +81,14 @@ class _Search:
             # Where seeing the state helped most, weighted by how often: there the bound is loosest.
             loss = [self._loss(q_values[:, i], occupancy[i]) for i in open_nodes]
             node = open_nodes[int(np.argmax(loss))] if len(open_nodes) else None
-            if node is None or max(loss) <= slack:  # one action per observation is enough: the bound is attained
-                policy = np.where(fixed == ANY_ACTION, [self._common(q_values[:, i], occupancy[i]) for i in range(self.q)], fixed)
+            if (
+                node is None or max(loss) <= slack
+            ):  # one action per observation is enough: the bound is attained
+                policy = np.where(
+                    fixed == ANY_ACTION,
+                    [self._common(q_values[:, i], occupancy[i]) for i in range(self.q)],
+                    fixed,
+                )
                 value = self._value(policy)
                 if value > best:
                     best_policy, best = policy, value
@@ -98,7 +104,9 @@ class _Search:
                 if bound > best + slack:
                     waiting.append((bound, branch, q_of, of))
         upper = max([best, *(bound for bound, *_ in waiting)])
-        return Found(Controller(np.eye(self.m)[best_policy], self.form.successor, self.form.initial), best, upper)
+        return Found(
+            Controller(np.eye(self.m)[best_policy], self.form.successor, self.form.initial), best, upper
+        )
 
     def _common(self, q: Float[np.ndarray, "m n"], occupancy: Float[np.ndarray, " n"]) -> int:
         return int((q @ occupancy).argmax())
@@ -121,7 +129,9 @@ class _Search:
             system = (sp.eye_array(size) - discount * chain).tocsc()
             values = spsolve(system, rewards[choice, pairs])
             q = rewards + discount * (self.stacked @ values).reshape(self.m, size)
-            better = (q.max(axis=0) > q[choice, pairs] + 1e-9 * np.maximum(1, np.abs(values))) & (forced == ANY_ACTION)
+            better = (q.max(axis=0) > q[choice, pairs] + 1e-9 * np.maximum(1, np.abs(values))) & (
+                forced == ANY_ACTION
+            )
             if not better.any():
                 break
             choice = np.where(better, q.argmax(axis=0), choice)

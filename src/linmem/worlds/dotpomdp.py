@@ -140,7 +140,9 @@ def _lines(model: SparsePOMDP) -> Iterator[str]:
         for a, table in enumerate(tables[:1] if same else tables):
             action = "*" if same else a
             coo = table.tocoo()
-            for row, column, value in zip(*(each.tolist() for each in (coo.row, coo.col, coo.data)), strict=True):
+            for row, column, value in zip(
+                *(each.tolist() for each in (coo.row, coo.col, coo.data)), strict=True
+            ):
                 yield f"{letter}: {action} : {row} : {column} {value!r}"
     for index, value in zip(model.reward.index.tolist(), model.reward.value.tolist(), strict=True):
         yield f"R: {' : '.join('*' if i == ANY else str(i) for i in index)} {value!r}"
@@ -240,12 +242,14 @@ class _Reader(Transformer):
         """What lark says, in the words of the format."""
         names = getattr(error, "allowed", None) or getattr(error, "expected", None) or ()
         expected = " or ".join(sorted(_MEANING.get(name, name) for name in names if name != "__IGNORE_0"))
-        at = error.pos_in_stream
-        rest = text[at:] if at is not None and at >= 0 else ""
-        found = re.match(r"[\w.*+-]{1,40}|\S|", rest)
-        what = repr(found.group()) if found and found.group() else "the end of the file"
-        line = text.count("\n") + 1 if error.line < 1 else error.line
-        return FormatError(f"{self.source}:{line}:{max(error.column, 1)}: found {what}; expected {expected}")
+        token = getattr(error, "token", None)
+        if token is not None and token.type == "$END":
+            line, column, what = text.count("\n") + 1, len(text) - text.rfind("\n"), "the end of the file"
+        else:
+            line, column = error.line, error.column
+            found = re.match(r"[\w.*+-]{1,40}|.", text[error.pos_in_stream :])
+            what = repr(found.group()) if found else "the end of the line"
+        return FormatError(f"{self.source}:{line}:{column}: found {what}; expected {expected}")
 
     def error(self, token: Token, message: str, offset: int = 0) -> FormatError:
         """An error that begins with the place of the character ``offset`` of the token."""
@@ -338,14 +342,20 @@ class _Reader(Transformer):
         letter = head[0]
         if letter == "O" and "observations" not in self.axes:
             raise self.error(head, "found 'O:'; expected an 'observations:' line before it")
-        axes = [self._axis(role, head) for role in _INDICES[letter] if role in self.axes or role != "observations"]
+        axes = [
+            self._axis(role, head) for role in _INDICES[letter] if role in self.axes or role != "observations"
+        ]
         names = path.split(":") if "#" not in path else re.sub(r"#[^\n]*", "", path).split(":")
         if len(names) > len(axes):
-            raise self.error(path, f"found {len(names)} indices; expected at most {len(axes)} after '{letter}:'")
+            raise self.error(
+                path, f"found {len(names)} indices; expected at most {len(axes)} after '{letter}:'"
+            )
         fixed = tuple(self._find(axis, name.strip(), path) for axis, name in zip(axes, names, strict=False))
         free = tuple(axis.size for axis in axes[len(names) :])
         if len(free) == 3 or (letter == "R" and len(free) > 2):
-            raise self.error(path, f"found {len(names)} index; expected at least {len(axes) - 2} after '{letter}:'")
+            raise self.error(
+                path, f"found {len(names)} index; expected at least {len(axes) - 2} after '{letter}:'"
+            )
         if len(axes) < len(_INDICES[letter]) and not free:
             fixed = (*fixed, ANY)  # a reward of a file without observations
         elif len(axes) < len(_INDICES[letter]):
@@ -448,7 +458,9 @@ class _Reader(Transformer):
         (m, n, k), names = sizes, self.axes["actions"].names
         shared = bool((rules.index[:, 0] == ANY).all())
         if shared:
-            rules = Rules(np.concatenate([np.zeros_like(rules.index[:, :1]), rules.index[:, 1:]], axis=1), rules.value)
+            rules = Rules(
+                np.concatenate([np.zeros_like(rules.index[:, :1]), rules.index[:, 1:]], axis=1), rules.value
+            )
         entries, value = rules.nonzero((1 if shared else m, n, k))
         ends = np.searchsorted(entries[:, 0], np.arange(2 if shared else m + 1))
         matrices, worst = [], 0.0

@@ -3,6 +3,7 @@
 import math
 from importlib import resources
 
+from ..core.registry import UnknownName
 from . import dotpomdp, pomdpx
 from .dotpomdp import FormatError
 from .problems.generated import GENERATED
@@ -27,19 +28,21 @@ def shipped() -> list[str]:
 def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
     """The problem in the file ``name``, or, if there is no such file, the shipped problem of that name.
 
-    The format is told from the content. Raises FileNotFoundError, and FormatError or TooLarge (both ValueError).
+    The format is told from the content. Raises UnknownName if there is neither, and FormatError or TooLarge (both
+    ValueError) if the content is wrong.
     """
     try:
         with open(name, "rb") as file:
             data = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
+    except OSError as error:
         if name in GENERATED:
             return GENERATED[name]()
-        inside = resources.files(__package__) / "problems" / name
-        if "/" in name or not inside.is_file():
+        if name not in shipped():
             known = ", ".join(shipped())
-            raise FileNotFoundError(f"there is no file '{name}', and no shipped problem of that name: {known}") from None
-        data = inside.read_bytes()
+            raise UnknownName(
+                f"cannot read '{name}' ({error.strerror}); shipped problems: {known}"
+            ) from error
+        data = (resources.files(__package__) / "problems" / name).read_bytes()
     if len(data) > MOST_BYTES:
         raise FormatError(f"{name}: has more than {MOST_BYTES} bytes")
     if data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):

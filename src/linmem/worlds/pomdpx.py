@@ -97,7 +97,9 @@ def _tree(text: str | bytes, source: str) -> _Node:
         parser.Parse(text, True)
     except expat.ExpatError as error:
         where = f"{source}:{error.lineno}:{error.offset + 1}"
-        raise FormatError(f"{where}: found XML that is not well formed ({expat.errors.messages[error.code]})") from None
+        raise FormatError(
+            f"{where}: found XML that is not well formed ({expat.errors.messages[error.code]})"
+        ) from None
     if top.children[0].tag != "pomdpx":
         raise top.children[0].error(f"found <{top.children[0].tag}>; expected <pomdpx>")
     return top.children[0]
@@ -173,12 +175,16 @@ class _Problem:
         initial = np.zeros(n)
         np.add.at(initial, first.keys(self.before, self.sizes), first.value)
         if abs(initial.sum() - 1) > FILE_TOLERANCE:
-            raise FormatError(f"{self.source}: the initial belief sums to {initial.sum():g}; it must sum to 1")
+            raise FormatError(
+                f"{self.source}: the initial belief sums to {initial.sum():g}; it must sum to 1"
+            )
         initial = initial / initial.sum() if abs(initial.sum() - 1) > EXACT else initial
         moves = self._joint(self.after, [*self.actions, *self.before], "StateTransitionFunction")
         sights = self._joint(self.seen, [*self.actions, *self.after], "ObsFunction")
         discount = _floats(self.root.one("Discount"), 1)[0]
-        states, actions, observations = (self._names(names) for names in (self.before, self.actions, observed))
+        states, actions, observations = (
+            self._names(names) for names in (self.before, self.actions, observed)
+        )
         try:
             return SparsePOMDP(
                 self._matrices("transition", moves, self.before, self.after, states, actions),
@@ -200,20 +206,28 @@ class _Problem:
         for name in names:
             count *= self.sizes[name]
         if count > MOST_STATES:
-            raise TooLarge(f"the variables {', '.join(names)} have {count} values together; at most {MOST_STATES}")
+            raise TooLarge(
+                f"the variables {', '.join(names)} have {count} values together; at most {MOST_STATES}"
+            )
         return count
 
     def _names(self, names: list[str]) -> tuple[str, ...] | None:
         """Flat names; None if there are too many, or if joining them is ambiguous."""
         if self._count(names) > MOST_NAMES:
             return None
-        joined = tuple("-".join(values) for values in itertools.product(*(self.values[name] for name in names)))
+        joined = tuple(
+            "-".join(values) for values in itertools.product(*(self.values[name] for name in names))
+        )
         return joined if len(set(joined)) == len(joined) else None
 
     def _joint(self, wanted: list[str], given: list[str], section: str) -> _Factor:
         """The product of the factors of a section, over all values of ``given``."""
         shape = tuple(self.sizes[name] for name in given)
-        grid = np.stack(np.unravel_index(np.arange(int(np.prod(shape))), shape), axis=1) if given else np.zeros((1, 0), int)
+        grid = (
+            np.stack(np.unravel_index(np.arange(int(np.prod(shape))), shape), axis=1)
+            if given
+            else np.zeros((1, 0), int)
+        )
         joint = _Factor(tuple(given), grid, np.ones(len(grid)))
         if not wanted:
             return joint
@@ -408,12 +422,16 @@ def _leaves(dag: _Node, names: list[str], values: dict[str, dict[str, int]]):
         elif kind == "persistent":
             (other,) = [each for each in names if each != name and values[each] is values[name]] or [None]
             if other is None:
-                raise node.error(f"found a persistent '{name}'; expected its other time among {' '.join(names)}")
+                raise node.error(
+                    f"found a persistent '{name}'; expected its other time among {' '.join(names)}"
+                )
             for i in values[name].values():
                 if fixed.get(other, i) in (i, ANY):
                     leaf(fixed | {name: i, other: i}, 1.0)
         else:
-            raise node.error(f"found the type '{kind}'; expected deterministic, persistent, uniform or template")
+            raise node.error(
+                f"found the type '{kind}'; expected deterministic, persistent, uniform or template"
+            )
 
     def leaf(fixed: dict[str, int], number: float) -> None:
         index.append([fixed.get(name, ANY) for name in names])

@@ -35,7 +35,9 @@ class Rules(NamedTuple):
         index = self.index[self.value != 0].astype(np.int64)
         spread = np.where(index == ANY, np.asarray(sizes), 1).prod(axis=1, dtype=np.float64)
         if spread.sum() > most:
-            raise TooLarge(f"a table has {spread.sum():.3g} entries that are not 0; at most {most} are allowed")
+            raise TooLarge(
+                f"a table has {spread.sum():.3g} entries that are not 0; at most {most} are allowed"
+            )
         for axis, size in enumerate(sizes):
             wild = index[:, axis] == ANY
             copies = np.where(wild, size, 1)

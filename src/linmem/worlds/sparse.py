@@ -46,7 +46,10 @@ class SparsePOMDP:
             raise ValueError("a reward is not finite")
         names = (("state", self.state_names), ("observation", self.observation_names))
         (_, states), (_, observations) = names
-        for table, what, role in ((self.transition, "transition", "state"), (self.emission, "emission", "next state")):
+        for table, what, role in (
+            (self.transition, "transition", "state"),
+            (self.emission, "emission", "next state"),
+        ):
             for a, matrix in enumerate(table):
                 place = f"{what}[{label(self.action_names, a)}]"
                 check_rows(place, matrix, role, states)
@@ -81,7 +84,9 @@ class SparsePOMDP:
         if by_observation:
             emission = self.emission[a]
             counts = np.diff(emission.indptr)[reached]
-            at = np.repeat(emission.indptr[reached] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+            at = np.repeat(emission.indptr[reached] - (np.cumsum(counts) - counts), counts) + np.arange(
+                counts.sum()
+            )
             s, reached, weight = (np.repeat(each, counts) for each in (s, reached, weight))
             o, weight = emission.indices[at], weight * emission.data[at]
         else:
@@ -134,7 +139,9 @@ def label(names: Names, index: int) -> str:
     return str(index) if names is None else repr(names[index])
 
 
-def check_rows(place: str, matrix: sp.csr_array, role: str, names: Names, tolerance: float = ROUNDING) -> None:
+def check_rows(
+    place: str, matrix: sp.csr_array, role: str, names: Names, tolerance: float = ROUNDING
+) -> None:
     """Refuse a matrix whose rows are not distributions, naming the first."""
     if matrix.nnz and not (matrix.data.min() >= 0 and matrix.data.max() <= 1 + tolerance):
         bad = np.flatnonzero(~((matrix.data >= 0) & (matrix.data <= 1 + tolerance)))[0]
