@@ -217,7 +217,8 @@ def test_chance_helps_who_cannot_see():
     """
     model = loads(alike)
     deterministic, chance = best_deterministic(model), best_stochastic(model, starts=3)
-    # The first action earns 0 and leads to a known state; the other one then earns 1 once, and costs 1 ever after.
+    # The first action earns 0 and leads to a known state; the other one then earns 1 once, and costs 1 ever
+    # after.
     assert deterministic.value == pytest.approx(0.9 * (1 - 0.9 / 0.1))
     # From there on a coin of bias d earns d (0.1 - 0.9 d) / 0.1, at most 1/36.
     assert chance.value == pytest.approx(0.9 / 36, abs=1e-5)

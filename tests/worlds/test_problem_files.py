@@ -111,9 +111,10 @@ def test_every_form_of_start_is_read_and_reset_leads_there(start, expected):
 
 
 def test_names_may_begin_like_keywords_and_be_shared_by_states_and_observations():
-    text = "discount:1 states: start-left T1\nactions: include2 O-1\nobservations: T1 start-left\nvalues: reward\n"
+    text = "discount:1 states: start-left T1\nactions: include2 O-1\nobservations: T1 start-left\n"
     model = loads(
-        text + "T:*identity\nO: O-1 : T1 : start-left 1\nO: * : start-left : T1 1\nO: include2 : T1 : T1 1"
+        text
+        + "values: reward T:*identity\nO: O-1 : T1 : start-left 1\nO: * : start-left : T1 1\nO: include2 : T1 : T1 1"
     )
     assert model.state_names == ("start-left", "T1")
     assert np.array_equal(model.emission[1].toarray(), [[1, 0], [0, 1]])
@@ -248,11 +249,13 @@ def test_a_damaged_pomdpx_file_gives_an_error_or_a_valid_model(data):
 
 
 def _pomdpx(values: str = "low high") -> str:
-    """Two state variables, the first fully observed; x1 depends on x, the action and, within the step, on y1."""
+    """Two state variables, the first fully observed; x1 depends on x, the action and, within the step, on
+    y1."""
     return f"""<?xml version='1.0'?><pomdpx><Discount>0.9</Discount><Variable>
     <StateVar vnamePrev='x0' vnameCurr='x1' fullyObs='true'><NumValues>2</NumValues></StateVar>
     <StateVar vnamePrev='y0' vnameCurr='y1'><ValueEnum>{values} mid</ValueEnum></StateVar>
-    <ObsVar vname='o'><NumValues>2</NumValues></ObsVar><ActionVar vname='a'><ValueEnum>stay go</ValueEnum></ActionVar>
+    <ObsVar vname='o'><NumValues>2</NumValues></ObsVar>
+    <ActionVar vname='a'><ValueEnum>stay go</ValueEnum></ActionVar>
     <RewardVar vname='r'/></Variable>
     <InitialStateBelief>
     <CondProb><Var>x0</Var><Parent>null</Parent><Parameter><Entry><Instance>s1</Instance><ProbTable>1</ProbTable></Entry>
@@ -260,19 +263,22 @@ def _pomdpx(values: str = "low high") -> str:
     <CondProb><Var>y0</Var><Parent>null</Parent><Parameter><Entry><Instance>-</Instance><ProbTable>uniform</ProbTable>
     </Entry></Parameter></CondProb></InitialStateBelief>
     <StateTransitionFunction>
-    <CondProb><Var>y1</Var><Parent>a y0</Parent><Parameter><Entry><Instance>* - -</Instance><ProbTable>identity</ProbTable>
-    </Entry><Entry><Instance>go * -</Instance><ProbTable>0.5 0.25 0.25</ProbTable></Entry></Parameter></CondProb>
+    <CondProb><Var>y1</Var><Parent>a y0</Parent><Parameter>
+    <Entry><Instance>* - -</Instance><ProbTable>identity</ProbTable></Entry>
+    <Entry><Instance>go * -</Instance><ProbTable>0.5 0.25 0.25</ProbTable></Entry></Parameter></CondProb>
     <CondProb><Var>x1</Var><Parent>x0 y1</Parent><Parameter type='DD'><DAG><Node var='y1'>
     <Edge val='mid'><SubDAG type='persistent' var='x1'/></Edge>
     <Edge val='{values.split()[0]}'><SubDAG type='deterministic' var='x1' val='s1'/></Edge>
     <Edge val='{values.split()[1]}'><SubDAG type='uniform' var='x1'/></Edge>
     </Node></DAG></Parameter></CondProb></StateTransitionFunction>
     <ObsFunction><CondProb><Var>o</Var><Parent>a y1</Parent><Parameter><Entry><Instance>* * -</Instance>
-    <ProbTable>uniform</ProbTable></Entry><Entry><Instance>stay mid -</Instance><ProbTable>0.9 0.1</ProbTable></Entry>
+    <ProbTable>uniform</ProbTable></Entry>
+    <Entry><Instance>stay mid -</Instance><ProbTable>0.9 0.1</ProbTable></Entry>
     </Parameter></CondProb></ObsFunction>
     <RewardFunction><Func><Var>r</Var><Parent>a x0</Parent><Parameter><Entry><Instance>go *</Instance>
     <ValueTable>-1</ValueTable></Entry></Parameter></Func><Func><Var>r</Var><Parent>y1</Parent><Parameter><Entry>
-    <Instance>-</Instance><ValueTable>0 0 2</ValueTable></Entry></Parameter></Func></RewardFunction></pomdpx>"""
+    <Instance>-</Instance><ValueTable>0 0 2</ValueTable></Entry></Parameter></Func></RewardFunction>
+    </pomdpx>"""
 
 
 def test_factors_of_pomdpx_are_multiplied_out_and_reward_functions_added():

@@ -1,7 +1,8 @@
 """`linmem bench solve`: the point-based solver on classic problems, beside the C++ SARSOP solver (APPL).
 
-SARSOP's bounds and CPU seconds were measured with precision 1e-5 on a comparable machine; where it did not close the
-gap, the optimal value lies between its bounds. Both times are CPU seconds, so a busy machine does not distort them.
+SARSOP's bounds and CPU seconds were measured with precision 1e-5 on a comparable machine; where it did not
+close the gap, the optimal value lies between its bounds. Both times are CPU seconds, so a busy machine does
+not distort them.
 """
 
 import json as json_format
@@ -20,7 +21,8 @@ from .conclude import Evidence, Target, conclude
 
 @dataclass(frozen=True)
 class Reference:
-    """What SARSOP found: the problem's file in the collections, the shipped one that is the same, bounds, CPU s."""
+    """What SARSOP found: the problem's file in the collections, the shipped one that is the same, bounds,
+    and CPU seconds."""
 
     file: str
     shipped: str | None
@@ -79,11 +81,12 @@ def main(
     """Check the solver's bounds against SARSOP's, and compare the CPU seconds to close the gap.
 
     Args:
-        folder: where the collections' problem files are; without it, the problems that the package ships are used.
+        folder: where the collections' problem files are; without it, the problems that the package ships are
+            used.
         only: names of files in the table, if not all; the targets are then about these.
         seconds: CPU seconds for each problem.
-        record: results are added to this file as they come; a problem that is in it, with the same settings, is not
-            solved again.
+        record: results are added to this file as they come; a problem that is in it, with the same settings,
+            is not solved again.
         json: write rows and targets to this file.
     """
     chosen = [each for each in REFERENCES if not only or each.file in only or each.shipped in only]
@@ -195,7 +198,8 @@ def _evidence(rows: list[dict[str, Any]]) -> Evidence:
         Table(heads, [_row(row) for row in rows]),
         targets,
         [
-            "Ratio: our CPU seconds to reach SARSOP's gap (at least 1e-5 of the value) by its CPU seconds, at least 0.01 s."
+            "Ratio: our CPU seconds to reach SARSOP's gap (at least 1e-5 of the value) by its CPU seconds, "
+            "at least 0.01 s."
         ],
     )
 

@@ -1,4 +1,4 @@
-"""A policy made of alpha vectors: it keeps the exact belief and takes the action of the vector that is best there."""
+"""A policy made of alpha vectors: it keeps the exact belief and takes the best vector's action."""
 
 from dataclasses import dataclass
 

@@ -1,13 +1,14 @@
 """Bounds on the optimal value of a POMDP that are linear in the belief, one vector for each action.
 
     QMDP    Q(a, s) of the decision process whose state is seen from the next step on           upper
-    FIB     Q(a, s) = r(a, s) + discount sum_o max_a' sum_s' T[a][s, s'] O[a][s', o] Q(a', s')  upper, below QMDP
+    FIB     Q(a, s) = r(a, s) + discount sum_o max_a' sum_s' T[a][s, s'] O[a][s', o] Q(a', s')  upper
     blind   the value of taking one action for ever                                             lower
 
-The value of belief b is at most max_a b . Q(a), and at least max_a b . blind(a).
+FIB is never above QMDP. The value of belief b is at most max_a b . Q(a), and at least max_a b . blind(a).
 
-Source: M. Hauskrecht, "Value-Function Approximations for Partially Observable Markov Decision Processes", JAIR 13,
-2000: MDP and QMDP sections 4.1-4.2, fast informed bound section 4.3, fixed strategies (blind) section 4.4.
+Source: M. Hauskrecht, "Value-Function Approximations for Partially Observable Markov Decision Processes",
+JAIR 13, 2000: MDP and QMDP sections 4.1-4.2, fast informed bound section 4.3, fixed strategies (blind)
+section 4.4.
 """
 
 import numpy as np
@@ -27,7 +28,7 @@ def qmdp(model: SparsePOMDP) -> Float[np.ndarray, "m n"]:
 def fib(model: SparsePOMDP, tolerance: float = 1e-6) -> Float[np.ndarray, "m n"]:
     """Iterated from QMDP downwards: every iterate is an upper bound, the last is within ``tolerance`` of the
     fixed point, in units of the largest value, unless the work is cut off."""
-    m, n, k = model.n_actions, model.n_states, model.n_observations
+    m, n = model.n_actions, model.n_states
     q, rewards = qmdp(model), model.expected_reward()
     steps = [
         _by_observation(matrix, emission)
@@ -50,7 +51,8 @@ def fib(model: SparsePOMDP, tolerance: float = 1e-6) -> Float[np.ndarray, "m n"]
 def _by_observation(
     transition: sp.csr_array, emission: sp.csr_array
 ) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
-    """The matrix P(s', o | s) of one action, a row for each (s, o) that can be, and the s and o of each row."""
+    """The matrix P(s', o | s) of one action, a row for each (s, o) that can be, and
+    the s and o of each row."""
     moves = transition.tocoo()
     counts = np.diff(emission.indptr)[moves.col]
     at = np.arange(counts.sum()) + np.repeat(

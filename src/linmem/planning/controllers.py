@@ -1,11 +1,13 @@
 """Finite-state controllers, evaluated exactly: policies whose memory is one of q nodes.
 
-In node i the controller takes action a with probability ``action[i, a]``, observes o and goes to ``successor[i, o]``.
-With discounted future value V over (node, state),
+In node i the controller takes action a with probability ``action[i, a]``, observes o and goes to
+``successor[i, o]``. With discounted future value V over (node, state),
 
-    V(i, s) = sum_a action[i, a] ( r(a, s) + discount sum_s' T[a][s, s'] sum_o O[a][s', o] V(successor[i, o], s') )
+    V(i, s) = sum_a action[i, a] Q(i, s, a)
+    Q(i, s, a) = r(a, s) + discount sum_s' T[a][s, s'] sum_o O[a][s', o] V(successor[i, o], s')
 
-is one sparse linear system. A memoryless (reactive) policy is the controller whose node is the last observation.
+is one sparse linear system. A memoryless (reactive) policy is the controller whose node is the last
+observation.
 
 Source: E. A. Hansen, "Solving POMDPs by Searching in Policy Space", UAI 1998, arXiv:1301.7380.
 """
@@ -23,7 +25,8 @@ from .mdp import require_discount
 
 @dataclass(frozen=True, eq=False)
 class Controller:
-    """action (q, m): distributions over actions. successor (q, k): the next node. initial (q,): where it begins."""
+    """action (q, m): distributions over actions. successor (q, k): the next node.
+    initial (q,): where it begins."""
 
     action: Float[np.ndarray, "q m"]
     successor: Int[np.ndarray, "q k"]
@@ -33,7 +36,7 @@ class Controller:
         q = len(self.initial)
         if self.action.shape[0] != q or self.successor.shape[0] != q:
             raise ValueError(
-                f"action, successor and initial disagree: {len(self.action)}, {len(self.successor)}, {q} nodes"
+                f"action, successor, initial have {len(self.action)}, {len(self.successor)}, {q} nodes"
             )
         if not ((self.successor >= 0) & (self.successor < q)).all():
             raise ValueError(f"a successor is not one of the {q} nodes")
@@ -44,8 +47,9 @@ class Controller:
 def reactive(action: Float[np.ndarray, "q m"], first: Float[np.ndarray, " k"] | None = None) -> Controller:
     """The memoryless policy ``action[o]`` after observation o.
 
-    Without ``first``, the first action, which no observation precedes, has its own row: the last. With it, the first
-    action is taken as after an observation drawn from ``first``, as agents meet it in ``worlds.model_world``.
+    Without ``first``, the first action, which no observation precedes, has its own row: the last. With it,
+    the first action is taken as after an observation drawn from ``first``, as agents meet it in
+    ``worlds.model_world``.
     """
     q = len(action)
     k = q - 1 if first is None else q
@@ -54,7 +58,8 @@ def reactive(action: Float[np.ndarray, "q m"], first: Float[np.ndarray, " k"] | 
 
 
 class Evaluator:
-    """The joint chain of (node, state) under controllers that share ``successor``; node i, state s is i n + s."""
+    """The joint chain of (node, state) under controllers that share ``successor``; node i and state s
+    have number i n + s."""
 
     def __init__(self, model: SparsePOMDP, successor: Int[np.ndarray, "q k"]):
         require_discount(model)
@@ -87,7 +92,8 @@ class Evaluator:
     ) -> tuple[float, Float[np.ndarray, "q n"], Float[np.ndarray, "q m"]]:
         """The value at the start, V, and the derivative of the value in each entry of ``action``.
 
-        The derivative is the policy gradient: discounted occupancy of (node, state) times Q(node, state, action).
+        The derivative is the policy gradient: discounted occupancy of (node, state) times Q(node, state,
+        action).
         """
         chain, reward = self.mixed(action)
         size = chain.shape[0]

@@ -5,8 +5,9 @@
 
 where + of sets is all sums (the cross-sum) and prune keeps the vectors that are strictly best at some belief.
 
-Source: A. Cassandra, M. L. Littman, N. L. Zhang, "Incremental Pruning: A Simple, Fast, Exact Method for Partially
-Observable Markov Decision Processes", UAI 1997, arXiv:1302.1525; the pruning by linear programs is White's.
+Source: A. Cassandra, M. L. Littman, N. L. Zhang, "Incremental Pruning: A Simple, Fast, Exact Method for
+Partially Observable Markov Decision Processes", UAI 1997, arXiv:1302.1525; the pruning by linear programs is
+White's.
 """
 
 import numpy as np
@@ -56,8 +57,9 @@ def prune(vectors: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "q n"]:
 def undominated(vectors: Float[np.ndarray, "r n"]) -> list[int]:
     """The numbers of those vectors, one of each group of equal ones.
 
-    Beginning with none, a vector that beats all those kept at some belief shows that the best one there belongs
-    to them. Ties are broken by the largest entry in the order of the states, so that the one kept is of use.
+    Beginning with none, a vector that beats all those kept at some belief shows that the best one there
+    belongs to them. Ties are broken by the largest entry in the order of the states, so that the one kept is
+    of use.
     """
     slack = TOLERANCE * max(1.0, float(np.abs(vectors).max()))
     order = np.lexsort(vectors.T[::-1])

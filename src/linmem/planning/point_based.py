@@ -1,19 +1,20 @@
 """Point-based solving with both bounds: trials through the beliefs that good policies reach.
 
-A trial walks from the start belief: it takes the action whose upper bound is highest and the observation whose
-belief adds most to the gap, until the gap there is too small to matter at the root, and improves both bounds on the
-way back.
+A trial walks from the start belief: it takes the action whose upper bound is highest and the observation
+whose belief adds most to the gap, until the gap there is too small to matter at the root, and improves both
+bounds on the way back.
 
     lower   max over alpha vectors, each the value of a plan; a backup at a belief adds the best one-step plan
     upper   min over the linear FIB bound and the sawtooth through the beliefs visited and the corners
 
-Beliefs that are equal to 1e-10 are one node, so problems with few reachable beliefs are solved as graphs. Values kept
-at a node stay bounds when they are old, because upper ones only fall and lower ones only rise; a backup looks up
-again only what could change its choice.
+Beliefs that are equal to 1e-10 are one node, so problems with few reachable beliefs are solved as graphs.
+Values kept at a node stay bounds when they are old, because upper ones only fall and lower ones only rise; a
+backup looks up again only what could change its choice.
 
 Source: T. Smith, R. Simmons, "Point-Based POMDP Algorithms: Improved Analysis and Implementation", UAI 2005,
-arXiv:1207.1412 (HSVI2); sawtooth: Hauskrecht 2000, section 4.5 and the citation in ``bounds.py``; H. Kurniawati,
-D. Hsu, W. S. Lee, "SARSOP", RSS 2008 (alpha vectors that are best at no visited belief are dropped).
+arXiv:1207.1412 (HSVI2); sawtooth: Hauskrecht 2000, section 4.5 and the citation in ``bounds.py``; H.
+Kurniawati, D. Hsu, W. S. Lee, "SARSOP", RSS 2008 (alpha vectors that are best at no visited belief are
+dropped).
 """
 
 from collections.abc import Iterator
@@ -81,15 +82,16 @@ class _Node:
 class PointBasedSolver:
     """Bounds on the optimal value that come closer with every trial.
 
-    The methods may be stopped between trials at any moment; ``policy()`` is then the best so far, and earns at least
-    the lower bound.
+    The methods may be stopped between trials at any moment; ``policy()`` is then the best so far, and earns
+    at least the lower bound.
     """
 
     def __init__(self, model: SparsePOMDP):
         self.model = model
         m, n = model.n_actions, model.n_states
         self.rewards = model.expected_reward()
-        # One step for all actions: row s holds (action, next state), row (action, next state) its observations.
+        # One step for all actions. Row s of moves holds (action, next state), and such a row of sights the
+        # observations made there.
         self.moves = sp.hstack(model.transition).tocsr()
         self.sights = sp.vstack(model.emission).tocsr()
         self.emission = [table.tocoo() for table in model.emission]
@@ -207,8 +209,8 @@ class PointBasedSolver:
     def _back_up_upper(self, node: _Node) -> int:
         """Lower the upper bound of a node to its best action's, and return that action.
 
-        The children of an action are looked up again only while that action is the best: a fresh bound cannot be
-        higher than the old one.
+        The children of an action are looked up again only while that action is the best: a fresh bound cannot
+        be higher than the old one.
         """
         children = np.array([child.upper for child in node.children])
         q = node.reward + self.model.discount * np.bincount(node.action_of, node.weight * children, self._m)
@@ -247,7 +249,8 @@ class PointBasedSolver:
         if q[a] <= known + 1e-12 * max(1.0, abs(known)):
             return
         here = node.actions[a]
-        # Observations that this belief rules out may follow from others: any plan will do, one good on average.
+        # Observations that this belief rules out may follow from others: any plan will do,
+        # so one that is good on average.
         average = node.weight[here] @ values[here]
         chosen = np.full(self.model.n_observations, int(average.argmax()))
         chosen[node.observation_of[here]] = plan[here]
@@ -347,7 +350,8 @@ def _doubled(array: np.ndarray) -> np.ndarray:
 
 
 def _rows(matrix: sp.csr_array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each stored entry of the given rows: the number of the row among them, and its place in the matrix."""
+    """For each stored entry of the given rows: the number of the row among them, and its place in
+    the matrix."""
     begins = matrix.indptr[rows]
     counts = matrix.indptr[rows + 1] - begins
     ends = np.cumsum(counts)

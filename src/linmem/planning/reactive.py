@@ -1,13 +1,15 @@
 """The best memoryless policy: what can be earned by reacting to the last observation alone.
 
-Deterministic policies are searched by branch and bound. A branch fixes the actions of some observations; its bound is
-the value if, after every other observation, the state were seen too: a decision process that is solved exactly.
-Stochastic policies are improved by the exact policy gradient from many beginnings; what is found is a local optimum,
-so only a lower bound on the best. Finding either is NP-hard, so this is for small problems.
+Deterministic policies are searched by branch and bound. A branch fixes the actions of some observations; its
+bound is the value if, after every other observation, the state were seen too: a decision process that is
+solved exactly. Stochastic policies are improved by the exact policy gradient from many beginnings; what is
+found is a local optimum, so only a lower bound on the best. Finding either is NP-hard, so this is for small
+problems.
 
-Source: M. L. Littman, "Memoryless Policies: Theoretical Limitations and Practical Results", SAB 1994 (branch and bound);
-S. P. Singh, T. Jaakkola, M. I. Jordan, "Learning Without State-Estimation in Partially Observable Markovian Decision
-Processes", ICML 1994 (stochastic ones can be better). Departures: Littman's bound is computed otherwise.
+Source: M. L. Littman, "Memoryless Policies: Theoretical Limitations and Practical Results", SAB 1994 (branch
+and bound); S. P. Singh, T. Jaakkola, M. I. Jordan, "Learning Without State-Estimation in Partially Observable
+Markovian Decision Processes", ICML 1994 (stochastic ones can be better). Departures: Littman's bound is
+computed otherwise.
 """
 
 from typing import NamedTuple
@@ -26,7 +28,8 @@ ANY_ACTION = -1
 
 
 class Found(NamedTuple):
-    """A policy and its exact value; ``upper`` bounds the best of its kind, and equals the value if it is proven."""
+    """A policy and its exact value; ``upper`` bounds the best of its kind, and equals the
+    value if it is proven."""
 
     controller: Controller
     value: float
@@ -118,7 +121,8 @@ class _Search:
         return self.evaluator.solve(np.eye(self.m)[policy], self.form.initial)[0]
 
     def _relaxed(self, fixed: Int[np.ndarray, " q"]) -> tuple[float, np.ndarray, np.ndarray]:
-        """The optimal value if the state is seen wherever the action is not fixed; Q and the occupancy there."""
+        """The optimal value if the state is seen wherever the action is not fixed; Q and the
+        occupancy there."""
         n, size = self.n, self.q * self.n
         forced = np.repeat(fixed, n)
         choice = np.where(forced == ANY_ACTION, 0, forced)

@@ -1,20 +1,21 @@
 """Reading and writing problems in Cassandra's ``.POMDP`` format.
 
-A file is a preamble (``discount``, ``values``, ``states``, ``actions``, ``observations``, ``start``) and lines
-that fill the tables ``T``, ``O`` and ``R``, where ``*`` matches everything and later lines override earlier
-ones entry by entry:
+A file is a preamble (``discount``, ``values``, ``states``, ``actions``, ``observations``, ``start``) and
+lines that fill the tables ``T``, ``O`` and ``R``, where ``*`` matches everything and later lines override
+earlier ones entry by entry:
 
     T: action : state : next state  P       or, with fewer indices, a row or a matrix of numbers, ``uniform``,
     O: action : next state : observation  P     ``identity`` (a matrix of T) or ``reset`` (a row of T)
     R: action : state : next state : observation  V
 
 Source: A. R. Cassandra, "POMDP file format" (pomdp.org, 1999-2003).
-Departures: what is unambiguous is accepted with one warning of each kind, unless ``strict``: numbers without a
-leading digit, a byte order mark, ``values: rewards``, names with a dot, ``start: a b`` (a set), rows that are off
-by up to 1e-5 (they are divided by their sums). A file without observations is a decision process whose state is
-observed. ``# E:`` comments have no meaning.
+Departures: what is unambiguous is accepted with one warning of each kind, unless ``strict``: numbers without
+a leading digit, a byte order mark, ``values: rewards``, names with a dot, ``start: a b`` (a set), rows that
+are off by up to 1e-5 (they are divided by their sums). A file without observations is a decision process
+whose state is observed. ``# E:`` comments have no meaning.
 """
 
+import itertools
 import math
 import re
 import warnings
@@ -464,7 +465,7 @@ class _Reader(Transformer):
         entries, value = rules.nonzero((1 if shared else m, n, k))
         ends = np.searchsorted(entries[:, 0], np.arange(2 if shared else m + 1))
         matrices, worst = [], 0.0
-        for a, (begin, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for a, (begin, end) in enumerate(itertools.pairwise(ends)):
             rows, columns = entries[begin:end, 1:].T
             matrix = sp.csr_array((value[begin:end], (rows, columns)), shape=(n, k))
             action = "*" if shared else str(a) if names is None else names[a]

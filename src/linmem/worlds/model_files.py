@@ -28,8 +28,8 @@ def shipped() -> list[str]:
 def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
     """The problem in the file ``name``, or, if there is no such file, the shipped problem of that name.
 
-    The format is told from the content. Raises UnknownName if there is neither, and FormatError or TooLarge (both
-    ValueError) if the content is wrong.
+    The format is told from the content. Raises UnknownName if there is neither, and FormatError or TooLarge
+    (both ValueError) if the content is wrong.
     """
     try:
         with open(name, "rb") as file:
@@ -53,10 +53,10 @@ def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
 def model_world(name: str, episode_length: int | None = None) -> TableWorld:
     """The problem as a world for agents.
 
-    Its problems go on for ever. An episode ends where nothing can be earned any more (states that are never left
-    and never pay), and is otherwise truncated after ``episode_length`` steps: by default, when the discount has
-    fallen below 1%, or after 1000 steps. The first observation, before any action, is uniformly random. The agent
-    should discount with ``world.tables().discount``.
+    Its problems go on for ever. An episode ends where nothing can be earned any more (states that are never
+    left and never pay), and is otherwise truncated after ``episode_length`` steps: by default, when the
+    discount has fallen below 1%, or after 1000 steps. The first observation, before any action, is uniformly
+    random. The agent should discount with ``world.tables().discount``.
     """
     model = read_model(name)
     if episode_length is None:

@@ -1,12 +1,13 @@
 """Reading problems in POMDPX, an XML format with factored states, observations and actions.
 
 The factors are joined into the flat tables of ``SparsePOMDP``: an action, a state or an observation is one
-value of each variable of its kind, the last variable varying fastest. A variable that is fully observed is part of
-the observation. The reward is the sum of the reward functions.
+value of each variable of its kind, the last variable varying fastest. A variable that is fully observed is
+part of the observation. The reward is the sum of the reward functions.
 
-Source: POMDPX documentation, version 1.0 (Approximate POMDP Planning Toolkit, National University of Singapore).
-Departures: nothing is observed before the first action, also where a variable is fully observed. Document types and
-entities are refused, so that no entity is expanded.
+Source: POMDPX documentation, version 1.0 (Approximate POMDP Planning Toolkit, National University of
+Singapore).
+Departures: nothing is observed before the first action, also where a variable is fully observed. Document
+types and entities are refused, so that no entity is expanded.
 """
 
 import itertools
@@ -276,7 +277,8 @@ class _Problem:
         return _Factor(tuple(names), *rules.nonzero(tuple(self.sizes[name] for name in names)))
 
     def _reward(self, sizes: tuple[int, ...], groups: tuple[list[str], ...]) -> Rules:
-        """The sum of the functions, as a table over those of (action, state, next state, observation) they use."""
+        """The sum of the functions, as a table over those of (action, state, next state, observation) they
+        use."""
         tables = []
         for node in self.root.one("RewardFunction").all("Func"):
             names = [name for name in node.one("Parent").text.split() if name != "null"]
@@ -332,7 +334,8 @@ def _floats(node: _Node, count: int) -> Float[np.ndarray, " q"]:
 
 
 def _entries(parameter: _Node, names: list[str], values: dict[str, dict[str, int]]):
-    """Rules of a table. In an instance ``-`` runs over all values, in the order of the numbers, ``*`` means all."""
+    """Rules of a table. In an instance ``-`` runs over all values, in the order of the numbers, ``*`` means
+    all."""
     index, value = [], []
     for entry in parameter.all("Entry"):
         instance = entry.one("Instance")

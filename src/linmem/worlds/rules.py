@@ -31,7 +31,8 @@ class Rules(NamedTuple):
     def nonzero(
         self, sizes: tuple[int, ...], most: int = MOST_ENTRIES
     ) -> tuple[Int[np.ndarray, "q d"], Float[np.ndarray, " q"]]:
-        """All entries that are not 0, sorted, and their values. Raises TooLarge beyond ``most`` candidates."""
+        """All entries that are not 0, sorted, and their values. Raises TooLarge beyond ``most``
+        candidates."""
         index = self.index[self.value != 0].astype(np.int64)
         spread = np.where(index == ANY, np.asarray(sizes), 1).prod(axis=1, dtype=np.float64)
         if spread.sum() > most:

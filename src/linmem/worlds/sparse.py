@@ -1,7 +1,8 @@
 """Finite POMDPs whose tables are sparse, as problem files describe them.
 
-Two things differ from ``tables.POMDP``, and both belong to the field's planning problems. The reward may depend
-on the observation. And the agent acts before it observes: the first observation follows the first action.
+Two things differ from ``tables.POMDP``, and both belong to the field's planning problems. The reward may
+depend on the observation. And the agent acts before it observes: the first observation follows the first
+action.
 """
 
 from dataclasses import dataclass
@@ -44,15 +45,13 @@ class SparsePOMDP:
             raise ValueError(f"discount is {self.discount:g}; it must lie in [0, 1]")
         if not np.isfinite(self.reward.value).all():
             raise ValueError("a reward is not finite")
-        names = (("state", self.state_names), ("observation", self.observation_names))
-        (_, states), (_, observations) = names
         for table, what, role in (
             (self.transition, "transition", "state"),
             (self.emission, "emission", "next state"),
         ):
             for a, matrix in enumerate(table):
                 place = f"{what}[{label(self.action_names, a)}]"
-                check_rows(place, matrix, role, states)
+                check_rows(place, matrix, role, self.state_names)
         if abs(self.initial.sum() - 1) > ROUNDING or (self.initial < 0).any():
             raise ValueError(f"initial sums to {self.initial.sum():.6g}; it must be a distribution")
 
@@ -74,7 +73,8 @@ class SparsePOMDP:
         return self.n_actions, self.n_states, self.n_states, self.n_observations
 
     def move_rewards(self) -> tuple[sp.csr_array, ...]:
-        """Per action (n, n): ``transition[s, s']`` times the reward of that move, averaged over observations."""
+        """Per action (n, n): ``transition[s, s']`` times the reward of that move, averaged over
+        observations."""
         by_observation = (self.reward.index[:, 3] >= 0).any()
         return tuple(self._move_rewards(a, by_observation) for a in range(self.n_actions))
 
@@ -159,8 +159,8 @@ def check_rows(
 def normalised(place: str, matrix: sp.csr_array, role: str, names: Names) -> tuple[sp.csr_array, float]:
     """The matrix with each row that is off by more than rounding divided by its sum, and the worst deviation.
 
-    Rows may be off by 1e-5, as in the reference reader. Rows within rounding stay as they are, so that a table
-    that was written is read back bit by bit.
+    Rows may be off by 1e-5, as in the reference reader. Rows within rounding stay as they are, so that a
+    table that was written is read back bit by bit.
     """
     check_rows(place, matrix, role, names, tolerance=FILE_TOLERANCE)
     sums = matrix.sum(axis=1)

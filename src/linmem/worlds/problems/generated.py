@@ -23,14 +23,15 @@ def rock_sample(
 ) -> SparsePOMDP:
     """A rover knows where the rocks are on a grid, but not which of them are good.
 
-    Checking a rock from distance d tells its kind with probability (1 + 2 ** (-d / half_distance)) / 2. Sampling pays
-    10 for a good rock, which turns bad, and -10 for a bad one. Leaving the grid to the east pays 10 and ends. Leaving it
-    elsewhere, or sampling where no rock is, pays -100 and ends.
+    Checking a rock from distance d tells its kind with probability (1 + 2 ** (-d / half_distance)) / 2.
+    Sampling pays 10 for a good rock, which turns bad, and -10 for a bad one. Leaving the grid to the east
+    pays 10 and ends. Leaving it elsewhere, or sampling where no rock is, pays -100 and ends.
 
-    States: x, y, rocks (1 is good) in this order, then the end. Observations: good, bad; only a check can tell bad.
+    States: x, y, rocks (1 is good) in this order, then the end. Observations: good, bad; only a check can
+    tell bad.
 
-    Source: T. Smith, R. Simmons, "Heuristic Search Value Iteration for POMDPs", UAI 2004, section 7. Forbidden
-    moves are taken as in the authors' ZMDP problem files, where they end the episode with -100.
+    Source: T. Smith, R. Simmons, "Heuristic Search Value Iteration for POMDPs", UAI 2004, section 7.
+    Forbidden moves are taken as in the authors' ZMDP problem files, where they end the episode with -100.
     """
     kinds, cells = list(itertools.product((0, 1), repeat=len(rocks))), size * size
     n = cells * len(kinds) + 1
@@ -79,12 +80,14 @@ def rock_sample(
 def t_maze(length: int, *, discount: float = 0.9) -> SparsePOMDP:
     """A sign at the beginning of a corridor says at which arm of the junction at its end the reward lies.
 
-    Cells 0 (the sign), 1 ... length, length + 1 (the junction), for each of the two goals, then the end. Actions: north,
-    south, east, west; one against a wall does nothing. At the junction north or south ends: 4 at the goal, else -0.1.
-    Observations: up, down (the sign, read on arriving or staying at cell 0), corridor, junction, end. Since nothing is
-    observed before the first action, reading the sign costs one step: the optimal value is 4 discount^(length + 2).
+    Cells 0 (the sign), 1 ... length, length + 1 (the junction), for each of the two goals, then the end.
+    Actions: north, south, east, west; one against a wall does nothing. At the junction north or south ends: 4
+    at the goal, else -0.1. Observations: up, down (the sign, read on arriving or staying at cell 0),
+    corridor, junction, end. Since nothing is observed before the first action, reading the sign costs one
+    step: the optimal value is 4 discount^(length + 2).
 
-    Source: B. Bakker, "Reinforcement Learning with Long Short-Term Memory", NIPS 2001, section 4; noiseless, bumps free.
+    Source: B. Bakker, "Reinforcement Learning with Long Short-Term Memory", NIPS 2001, section 4; noiseless,
+    bumps free.
     """
     if length < 0:
         raise ValueError(f"length is {length}; it must not be negative")
