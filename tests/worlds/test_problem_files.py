@@ -113,8 +113,8 @@ def test_every_form_of_start_is_read_and_reset_leads_there(start, expected):
 def test_names_may_begin_like_keywords_and_be_shared_by_states_and_observations():
     text = "discount:1 states: start-left T1\nactions: include2 O-1\nobservations: T1 start-left\n"
     model = loads(
-        text
-        + "values: reward T:*identity\nO: O-1 : T1 : start-left 1\nO: * : start-left : T1 1\nO: include2 : T1 : T1 1"
+        text + "values: reward T:*identity\nO: O-1 : T1 : start-left 1\nO: * : start-left : T1 1\n"
+        "O: include2 : T1 : T1 1"
     )
     assert model.state_names == ("start-left", "T1")
     assert np.array_equal(model.emission[1].toarray(), [[1, 0], [0, 1]])
@@ -129,8 +129,8 @@ def test_a_file_without_observations_observes_the_state():
 @pytest.mark.parametrize(
     ("text", "place", "message"),
     [
-        (HEAD + "T: x identty", "test:7:6", "found 'identty'; expected a number or identity or reset or uniform"),
-        (HEAD + "T: x : d uniform", "test:7:8", "found 'd'; expected the name or index of a known state (one of a, b, c)"),
+        (HEAD + "T: x identty", "test:7:6", "'identty'; expected a number or identity or reset or uniform"),
+        (HEAD + "T: x : d uniform", "test:7:8", "'d'; expected the name or index of a known state (one of a, b, c)"),
         (HEAD + "T: x :\n a : 3 1", "test:8:6", "found '3'"),
         (HEAD + "T: x : a 0.5 0.5", "test:7:10", "found 2 numbers; expected 3"),
         (HEAD + "T: x 1 0 0 0 1 0 0 0", "test:7:6", "found 8 numbers; expected 9"),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..planning.point_based import PointBasedSolver
 from ..reports.tables import Table
-from ..worlds.model_files import read_model, shipped
+from ..worlds.model_files import read_model
 from .conclude import Evidence, Target, conclude
 
 
@@ -90,13 +90,7 @@ def main(
         json: write rows and targets to this file.
     """
     chosen = [each for each in REFERENCES if not only or each.file in only or each.shipped in only]
-    known = shipped()
-    names = {
-        each: str(folder / each.file) if folder is not None else each.shipped
-        for each in chosen
-        if (folder is not None and (folder / each.file).is_file())
-        or (folder is None and each.shipped in known)
-    }
+    names = {each: name for each in chosen if (name := _name(each, folder)) is not None}
     if not names:
         raise ValueError(
             f"none of the problems is there; in the table are {', '.join(r.file for r in REFERENCES)}"
@@ -116,6 +110,14 @@ def main(
             done[key] = row
         rows.append(done[key])
     return conclude(_evidence(rows), json)
+
+
+def _name(reference: Reference, folder: Path | None) -> str | None:
+    """Where the problem is read from: the folder if one is given, else the package. None if it is not there."""
+    if folder is None:
+        return reference.shipped
+    path = folder / reference.file
+    return str(path) if path.is_file() else None
 
 
 def _recorded(path: Path) -> dict[str, dict[str, Any]]:

@@ -48,7 +48,8 @@ def line(bounds: Bounds, seconds: float) -> str:
     """What is known, in one line."""
     return (
         f"lower {bounds.lower:.6g}  upper {bounds.upper:.6g}  "
-        f"gap {bounds.gap:.3g} ({100 * bounds.relative_gap:.3g}%)  {seconds:.1f} s  {bounds.trials} trials, {bounds.beliefs} beliefs, {bounds.vectors} vectors"
+        f"gap {bounds.gap:.3g} ({100 * bounds.relative_gap:.3g}%)  {seconds:.1f} s  "
+        f"{bounds.trials} trials, {bounds.beliefs} beliefs, {bounds.vectors} vectors"
     )
 
 

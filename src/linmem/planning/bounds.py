@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
-from ..worlds.sparse import SparsePOMDP
+from ..worlds.sparse import CSR, SparsePOMDP
 from .mdp import optimal_action_values, policy_values
 
 MOST_FIB_WORK = 3e9  # multiplications in all; the iterates are bounds, so stopping early is safe
@@ -48,9 +48,7 @@ def fib(model: SparsePOMDP, tolerance: float = 1e-6) -> Float[np.ndarray, "m n"]
     return q
 
 
-def _by_observation(
-    transition: sp.csr_array, emission: sp.csr_array
-) -> tuple[sp.csr_array, np.ndarray, np.ndarray]:
+def _by_observation(transition: CSR, emission: CSR) -> tuple[CSR, np.ndarray, np.ndarray]:
     """The matrix P(s', o | s) of one action, a row for each (s, o) that can be, and
     the s and o of each row."""
     moves = transition.tocoo()

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 from scipy.sparse.linalg import splu
 
-from ..worlds.sparse import SparsePOMDP
+from ..worlds.sparse import CSR, SparsePOMDP
 from .mdp import require_discount
 
 
@@ -67,7 +67,7 @@ class Evaluator:
         self.rewards = model.expected_reward()
         self.steps = [self._step(a, successor) for a in range(model.n_actions)]
 
-    def _step(self, a: int, successor: Int[np.ndarray, "q k"]) -> sp.csr_array:
+    def _step(self, a: int, successor: Int[np.ndarray, "q k"]) -> CSR:
         """P((i', s') | (i, s), a)."""
         n, emission = self.model.n_states, self.model.emission[a].tocoo()
         moves = self.model.transition[a]
@@ -78,7 +78,7 @@ class Evaluator:
             blocks.append(moves @ seen)
         return sp.vstack(blocks).tocsr()
 
-    def mixed(self, action: Float[np.ndarray, "q m"]) -> tuple[sp.csr_array, Float[np.ndarray, " qn"]]:
+    def mixed(self, action: Float[np.ndarray, "q m"]) -> tuple[CSR, Float[np.ndarray, " qn"]]:
         """The chain and the reward under a controller's actions."""
         weight = np.repeat(action, self.model.n_states, axis=0)
         chain = sum(

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 from scipy.sparse.linalg import spsolve
 
-from ..worlds.sparse import SparsePOMDP
+from ..worlds.sparse import CSR, SparsePOMDP
 
 MOST_STATES_TO_FACTOR = 3000  # beyond, an LU factorisation may fill up
 
@@ -32,11 +32,11 @@ def policy_values(
     return _solve(stacked[actions * model.n_states + states], rewards[actions, states], model.discount)
 
 
-def _solve(transition: sp.csr_array, reward: np.ndarray, discount: float) -> np.ndarray:
+def _solve(transition: CSR, reward: np.ndarray, discount: float) -> np.ndarray:
     """V = reward + discount transition V."""
     n = len(reward)
     if n <= MOST_STATES_TO_FACTOR:
-        return np.atleast_1d(spsolve((sp.eye_array(n) - discount * transition).tocsc(), reward))
+        return np.atleast_1d(np.asarray(spsolve((sp.eye_array(n) - discount * transition).tocsc(), reward)))
     values, bound = reward / (1 - discount), np.inf
     while bound > 1e-10 * max(1.0, np.abs(values).max()):
         following = reward + discount * (transition @ values)

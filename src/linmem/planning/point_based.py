@@ -24,7 +24,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from ..worlds.sparse import SparsePOMDP
+from ..worlds.sparse import CSR, SparsePOMDP
 from .alpha import AlphaPolicy
 from .bounds import blind, fib
 
@@ -76,7 +76,7 @@ class _Node:
     ):
         self.support, self.p = support, p
         self.lower, self.upper = lower, upper
-        self.children: list[_Node] | None = None
+        self.children: list[_Node] = []  # until it is expanded
 
 
 class PointBasedSolver:
@@ -178,7 +178,7 @@ class PointBasedSolver:
 
     def _expand(self, node: _Node) -> None:
         """Find what may be believed after each action and observation."""
-        if node.children is not None:
+        if node.children:
             return
         n, k = self._n, self.model.n_observations
         rows, entries = _rows(self.moves, node.support)
@@ -200,7 +200,6 @@ class PointBasedSolver:
         node.reward = self.rewards[:, node.support] @ node.p
         lower = (node.joint @ self.lower_vectors.vectors[states]).max(axis=1).tolist()
         upper = (node.joint @ self.upper_vectors[:, states].T).max(axis=1).tolist()
-        node.children = []
         for belief, low, high in zip(node.joint, lower, upper, strict=True):
             possible = belief.nonzero()[0]
             node.children.append(self._node(states[possible], belief[possible], low, high))
@@ -349,7 +348,7 @@ def _doubled(array: np.ndarray) -> np.ndarray:
     return np.concatenate([array, np.zeros_like(array)])
 
 
-def _rows(matrix: sp.csr_array, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _rows(matrix: CSR, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each stored entry of the given rows: the number of the row among them, and its place in
     the matrix."""
     begins = matrix.indptr[rows]

@@ -12,6 +12,8 @@ Markovian Decision Processes", ICML 1994 (stochastic ones can be better). Depart
 computed otherwise.
 """
 
+import operator
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +63,7 @@ class _Search:
         self.start = np.outer(self.form.initial, model.initial).ravel()
         # Pairs (node, state) that can be met decide; the actions of nodes that are never met do not matter.
         reach = self.start > 0
-        any_step = sum((abs(step) for step in self.evaluator.steps[1:]), abs(self.evaluator.steps[0]))
+        any_step = reduce(operator.add, self.evaluator.steps)
         while (more := reach | (any_step.T @ reach > 0)).sum() > reach.sum():
             reach = more
         self.reach = reach.reshape(q, self.n)
@@ -131,7 +133,7 @@ class _Search:
         while True:
             chain = self.stacked[choice * size + pairs]
             system = (sp.eye_array(size) - discount * chain).tocsc()
-            values = spsolve(system, rewards[choice, pairs])
+            values = np.asarray(spsolve(system, rewards[choice, pairs]))
             q = rewards + discount * (self.stacked @ values).reshape(self.m, size)
             better = (q.max(axis=0) > q[choice, pairs] + 1e-9 * np.maximum(1, np.abs(values))) & (
                 forced == ANY_ACTION
@@ -139,12 +141,12 @@ class _Search:
             if not better.any():
                 break
             choice = np.where(better, q.argmax(axis=0), choice)
-        occupancy = spsolve(system.T.tocsc(), self.start).reshape(self.q, n)
+        occupancy = np.asarray(spsolve(system.T.tocsc(), self.start)).reshape(self.q, n)
         return float(self.start @ values), q.reshape(self.m, self.q, n), occupancy
 
     def _climb(self, starts: int = 8) -> tuple[np.ndarray, float]:
         """Change one observation's action at a time while it helps, from several beginnings."""
-        best_policy, best = None, -np.inf
+        best_policy, best = np.zeros(self.q, int), -np.inf
         for _ in range(starts):
             policy = self.rng.integers(self.m, size=self.q)
             value = self._value(policy)

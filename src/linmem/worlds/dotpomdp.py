@@ -28,7 +28,7 @@ from jaxtyping import Int
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from .rules import ANY, MOST_ENTRIES, Rules, TooLarge
-from .sparse import EXACT, FILE_TOLERANCE, SparsePOMDP, normalised
+from .sparse import CSR, EXACT, FILE_TOLERANCE, SparsePOMDP, normalised
 
 MOST_STATES = 1_000_000  # or actions, or observations
 
@@ -149,7 +149,7 @@ def _lines(model: SparsePOMDP) -> Iterator[str]:
         yield f"R: {' : '.join('*' if i == ANY else str(i) for i in index)} {value!r}"
 
 
-def _equal(one: sp.csr_array, other: sp.csr_array) -> bool:
+def _equal(one: CSR, other: CSR) -> bool:
     return one is other or (
         np.array_equal(one.indptr, other.indptr)
         and np.array_equal(one.indices, other.indices)
@@ -207,8 +207,11 @@ class _Axis(NamedTuple):
 
 
 _AXES = {"states": "state", "actions": "action", "observations": "observation"}
-_INDICES = {"T": ("actions", "states", "states"), "O": ("actions", "states", "observations")}
-_INDICES["R"] = ("actions", "states", "states", "observations")
+_INDICES = {
+    "T": ("actions", "states", "states"),
+    "O": ("actions", "states", "observations"),
+    "R": ("actions", "states", "states", "observations"),
+}
 
 
 @v_args(inline=True)
@@ -242,7 +245,7 @@ class _Reader(Transformer):
     def _unexpected(self, text: str, error: UnexpectedInput) -> FormatError:
         """What lark says, in the words of the format."""
         names = getattr(error, "allowed", None) or getattr(error, "expected", None) or ()
-        expected = " or ".join(sorted(_MEANING.get(name, name) for name in names if name != "__IGNORE_0"))
+        expected = " or ".join(sorted(_MEANING[name] for name in names if name in _MEANING))
         token = getattr(error, "token", None)
         if token is not None and token.type == "$END":
             line, column, what = text.count("\n") + 1, len(text) - text.rfind("\n"), "the end of the file"
@@ -275,10 +278,9 @@ class _Reader(Transformer):
     # --- the preamble
 
     def discount(self, head: Token, numbers: Token) -> None:
-        (self.gamma,) = self._numbers(numbers, 1)
+        self.gamma = float(self._numbers(numbers, 1)[0])
         if not 0 <= self.gamma <= 1:
             raise self.error(numbers, f"found {numbers}; expected a discount in [0, 1]")
-        self.gamma = float(self.gamma)
 
     def values(self, head: Token, kind: Token) -> None:
         if kind.endswith("s"):
@@ -454,7 +456,7 @@ class _Reader(Transformer):
         except ValueError as error:
             raise FormatError(f"{self.source}: {error}") from error
 
-    def _matrices(self, letter: str, rules: Rules, sizes: tuple[int, int, int]) -> tuple[sp.csr_array, ...]:
+    def _matrices(self, letter: str, rules: Rules, sizes: tuple[int, int, int]) -> tuple[CSR, ...]:
         """One CSR matrix per action; matrices that no rule distinguishes are one object."""
         (m, n, k), names = sizes, self.axes["actions"].names
         shared = bool((rules.index[:, 0] == ANY).all())

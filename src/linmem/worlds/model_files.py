@@ -21,7 +21,7 @@ def is_model_name(name: str) -> bool:
 
 def shipped() -> list[str]:
     """The names of the problems in the package."""
-    folder = resources.files(__package__) / "problems"
+    folder = resources.files("linmem.worlds") / "problems"
     return sorted([*GENERATED, *(file.name for file in folder.iterdir() if is_model_name(file.name))])
 
 
@@ -42,7 +42,7 @@ def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
             raise UnknownName(
                 f"cannot read '{name}' ({error.strerror}); shipped problems: {known}"
             ) from error
-        data = (resources.files(__package__) / "problems" / name).read_bytes()
+        data = (resources.files("linmem.worlds") / "problems" / name).read_bytes()
     if len(data) > MOST_BYTES:
         raise FormatError(f"{name}: has more than {MOST_BYTES} bytes")
     if data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):

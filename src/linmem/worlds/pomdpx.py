@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from .dotpomdp import MOST_STATES, FormatError
 from .rules import ANY, MOST_ENTRIES, Rules, TooLarge
-from .sparse import EXACT, FILE_TOLERANCE, SparsePOMDP, normalised
+from .sparse import CSR, EXACT, FILE_TOLERANCE, SparsePOMDP, normalised
 
 MOST_NAMES = 20_000  # flat names are made of the variables' values up to here
 
@@ -244,7 +244,7 @@ class _Problem:
             raise node.error(f"found {what} in <{section}>; expected {', '.join(wanted)}")
         return joint
 
-    def _matrices(self, what, joint, rows, columns, states, actions) -> tuple[sp.csr_array, ...]:
+    def _matrices(self, what, joint, rows, columns, states, actions) -> tuple[CSR, ...]:
         action = joint.keys(self.actions, self.sizes)
         shape = self._count(rows), self._count(columns)
         matrices = []

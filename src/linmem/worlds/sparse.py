@@ -6,6 +6,7 @@ action.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,6 +17,7 @@ from .tables import POMDP
 
 MOST_DENSE = 50_000_000  # entries of a dense table, 400 MB in float64
 Names = tuple[str, ...] | None
+CSR = Any  # a scipy.sparse.csr_array, whose types are too wide to check against
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +33,8 @@ class SparsePOMDP:
     The names, if given, are those of the file. Raises ValueError naming the row that is wrong.
     """
 
-    transition: tuple[sp.csr_array, ...]
-    emission: tuple[sp.csr_array, ...]
+    transition: tuple[CSR, ...]
+    emission: tuple[CSR, ...]
     reward: Rules
     initial: Float[np.ndarray, " n"]
     discount: float
@@ -72,13 +74,13 @@ class SparsePOMDP:
         """Of the axes of the reward: actions, states, next states, observations."""
         return self.n_actions, self.n_states, self.n_states, self.n_observations
 
-    def move_rewards(self) -> tuple[sp.csr_array, ...]:
+    def move_rewards(self) -> tuple[CSR, ...]:
         """Per action (n, n): ``transition[s, s']`` times the reward of that move, averaged over
         observations."""
-        by_observation = (self.reward.index[:, 3] >= 0).any()
+        by_observation = bool((self.reward.index[:, 3] >= 0).any())
         return tuple(self._move_rewards(a, by_observation) for a in range(self.n_actions))
 
-    def _move_rewards(self, a: int, by_observation: bool) -> sp.csr_array:
+    def _move_rewards(self, a: int, by_observation: bool) -> CSR:
         moves = self.transition[a].tocoo()
         s, reached, weight = moves.row, moves.col, moves.data
         if by_observation:
@@ -139,9 +141,7 @@ def label(names: Names, index: int) -> str:
     return str(index) if names is None else repr(names[index])
 
 
-def check_rows(
-    place: str, matrix: sp.csr_array, role: str, names: Names, tolerance: float = ROUNDING
-) -> None:
+def check_rows(place: str, matrix: CSR, role: str, names: Names, tolerance: float = ROUNDING) -> None:
     """Refuse a matrix whose rows are not distributions, naming the first."""
     if matrix.nnz and not (matrix.data.min() >= 0 and matrix.data.max() <= 1 + tolerance):
         bad = np.flatnonzero(~((matrix.data >= 0) & (matrix.data <= 1 + tolerance)))[0]
@@ -156,7 +156,7 @@ def check_rows(
         raise ValueError(f"{place} {role} {label(names, row)} sums to {sums[row]:.6g}; rows must sum to 1")
 
 
-def normalised(place: str, matrix: sp.csr_array, role: str, names: Names) -> tuple[sp.csr_array, float]:
+def normalised(place: str, matrix: CSR, role: str, names: Names) -> tuple[CSR, float]:
     """The matrix with each row that is off by more than rounding divided by its sum, and the worst deviation.
 
     Rows may be off by 1e-5, as in the reference reader. Rows within rounding stay as they are, so that a

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..rules import ANY, Rules
-from ..sparse import SparsePOMDP
+from ..sparse import CSR, SparsePOMDP
 
 Cell = tuple[int, int]
 
@@ -33,7 +33,8 @@ def rock_sample(
     Source: T. Smith, R. Simmons, "Heuristic Search Value Iteration for POMDPs", UAI 2004, section 7.
     Forbidden moves are taken as in the authors' ZMDP problem files, where they end the episode with -100.
     """
-    kinds, cells = list(itertools.product((0, 1), repeat=len(rocks))), size * size
+    kinds: list[tuple[int, ...]] = list(itertools.product((0, 1), repeat=len(rocks)))
+    cells = size * size
     n = cells * len(kinds) + 1
     end, number = n - 1, {kind: i for i, kind in enumerate(kinds)}
     moves = {"north": (0, 1), "east": (1, 0), "south": (0, -1), "west": (-1, 0)}
@@ -119,7 +120,7 @@ def t_maze(length: int, *, discount: float = 0.9) -> SparsePOMDP:
     )
 
 
-def _moves(reached: np.ndarray, n: int) -> sp.csr_array:
+def _moves(reached: np.ndarray, n: int) -> CSR:
     return sp.csr_array((np.ones(n), (np.arange(n), reached)), shape=(n, n))
 
 
