@@ -162,7 +162,8 @@ def analyse(model: Positional[str]) -> int:
     Args:
         model: a world that has tables (see `linmem list`), a .POMDP or POMDPX file, or a .npz file with
             arrays `transition` (n, n), `emission` (n, k) and `initial` (n,) of a hidden Markov model,
-            distributions in rows; with `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the controlled case.
+            distributions in rows; with `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the
+            controlled case.
     """
     from .measures.certificates import analyse as certify
     from .worlds import WORLDS

@@ -113,7 +113,7 @@ def main(
 
 
 def _name(reference: Reference, folder: Path | None) -> str | None:
-    """Where the problem is read from: the folder if one is given, else the package. None if it is not there."""
+    """Where the problem is read from: the folder, if one is given, or the package. None if it is missing."""
     if folder is None:
         return reference.shipped
     path = folder / reference.file

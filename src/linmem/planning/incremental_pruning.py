@@ -62,7 +62,7 @@ def undominated(vectors: Float[np.ndarray, "r n"]) -> list[int]:
     of use.
     """
     slack = TOLERANCE * max(1.0, float(np.abs(vectors).max()))
-    order = np.lexsort(vectors.T[::-1])
+    order = np.lexsort(vectors.T[::-1]).tolist()
     waiting = [
         i for j, i in enumerate(order) if j == 0 or np.abs(vectors[i] - vectors[order[j - 1]]).max() > slack
     ]
