@@ -130,7 +130,7 @@ def test_a_file_without_observations_observes_the_state():
     ("text", "place", "message"),
     [
         (HEAD + "T: x identty", "test:7:6", "'identty'; expected a number or identity or reset or uniform"),
-        (HEAD + "T: x : d uniform", "test:7:8", "expected the name or index of a known state (one of a, b, c)"),
+        (HEAD + "T: x : d uniform", "test:7:8", "the name or index of a known state (one of a, b, c)"),
         (HEAD + "T: x :\n a : 3 1", "test:8:6", "found '3'"),
         (HEAD + "T: x : a 0.5 0.5", "test:7:10", "found 2 numbers; expected 3"),
         (HEAD + "T: x 1 0 0 0 1 0 0 0", "test:7:6", "found 8 numbers; expected 9"),
