@@ -180,7 +180,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
-            {"two-state": "two_state", "action-controlled": "action_controlled"},
+            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 
