@@ -5,8 +5,8 @@ so knows eps. Two memories that do not are put beside it:
 
 self-tuning  nine rates, weighed by how well each predicted the observations; nothing is fitted beforehand
              (``memories/self_tuning.py``).
-bank         the same nine rates side by side (``memories/filter_bank.py``), and a linear read-out of all their
-             logits, fitted by cross-entropy to the hidden states of other trajectories of the same chain.
+bank         the same nine rates side by side (``memories/filter_bank.py``), and a linear read-out of all
+             their logits, fitted by cross-entropy to the states of other trajectories of the same chain.
 
 The bank is compared with the best of its own rates, which is chosen at each eps after the fact, on the very
 trajectories that count.
