@@ -1,4 +1,4 @@
-"""Rates without eps: the counts are exact, the read-out sees other trajectories, wrong memories are found out."""
+"""Rates without eps: the counts are exact, and wrong memories are found out."""
 
 import json
 from itertools import product

@@ -1,4 +1,4 @@
-"""The bank is its filters side by side; the self-tuning filter weighs them by Bayes' rule and finds the rate."""
+"""The bank is its filters side by side; the self-tuning filter weighs them by Bayes' rule."""
 
 import equinox as eqx
 import jax

@@ -193,10 +193,9 @@ def targets_of(measured: Sequence[Measured]) -> list[Target]:
 def reproduce(trajectories: int = 20_000, seed: int = 0, progress: bool = False) -> Evidence:
     """All points. trajectories: at each point. progress: show a bar while it runs."""
     began = time.perf_counter()
-    steps = measure(trajectories, seed)
-    measured = list(
-        track(steps, "forgetting rates", total=len(INVERSE_EPS), disable=not progress, transient=True)
-    )
+    points = measure(trajectories, seed)
+    bar = track(points, "forgetting rates", total=len(INVERSE_EPS), disable=not progress, transient=True)
+    measured = list(bar)
     seconds = time.perf_counter() - began
     errors, deltas = zip(*map(_ratios, measured), strict=True)
     rows = _rows(measured)

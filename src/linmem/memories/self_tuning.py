@@ -24,10 +24,10 @@ From w_t alone: as p_t already includes o_t, log q_t = -log sum_s p_t[s] / E[s, 
 | v_t       | state[1]      | (r,)      | log-weights of the rates, largest 0: a linear recurrence    |
 | b_t       | features      | (n,)      | the weighted belief                                         |
 
-Source: this library's, of known parts: the filters of Zhao et al. 2026, arXiv:2605.31261; filters of several
-forgetting factors weighed by their predictions, A. E. Raftery, M. Kárný, P. Ettler, "Online prediction under
-model uncertainty via dynamic model averaging", Technometrics 52 (2010); the bound log R is the mixture
-forecaster's, N. Cesa-Bianchi, G. Lugosi, "Prediction, Learning, and Games" (2006), section 9.2.
+Source: this library's, of known parts: the filters of Zhao et al. 2026, arXiv:2605.31261; models that forget,
+weighed by their predictions, A. E. Raftery, M. Kárný, P. Ettler, "Online prediction under model uncertainty
+via dynamic model averaging", Technometrics 52 (2010); the bound log R is that of any mixture of forecasters
+under logarithmic loss, N. Cesa-Bianchi, G. Lugosi, "Prediction, Learning, and Games" (2006), chapter 9.
 Departures: the first observation of an episode, before which nothing was forgotten, leaves the weights equal.
 """
 
