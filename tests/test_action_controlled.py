@@ -63,7 +63,7 @@ def test_the_exponent_is_that_of_the_least_certain_bit_and_the_rate_is_below_it(
 
 
 def test_the_first_order_estimates_are_detection_times_by_bits():
-    # A slip turns some of the three bits; a bit read wrongly at rate f tells its value by (1-2f) log((1-f)/f),
+    # A slip turns some bits; a bit that is read wrongly at rate f tells of it by (1-2f) log((1-f)/f) a step,
     # the same both ways, so ALF notices at (1 - delta)^t = 1/2.
     told = [0.8 * np.log(9), 0.7 * np.log(17 / 3), 0.6 * np.log(4)]
     sums = [np.dot(told, turned) for turned in product((0, 1), repeat=3)]
