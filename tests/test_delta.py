@@ -82,9 +82,10 @@ def test_the_read_out_is_fitted_to_other_trajectories_than_it_is_measured_on(mon
     monkeypatch.setattr(delta, "_follow", lambda *args: followed.append(follow(*args)) or followed[-1])
     list(measure(delta.FITTED_TRAJECTORIES, 0, inverse_eps=(40.0,), steps=60))
     last = np.asarray(followed[0].bank)
-    assert fitted[0].shape == (delta.FITTED_TRAJECTORIES * delta.SNAPSHOTS, last.shape[1])
+    half = delta.FITTED_TRAJECTORIES // 2
+    assert fitted[0].shape == (half * delta.SNAPSHOTS, last.shape[1])
     # Logits of 60 readings name a trajectory's readings, so those of equal trajectories are equal.
-    same = (fitted[0][-delta.FITTED_TRAJECTORIES :] == last).all(axis=1)
+    same = (fitted[0][-half:] == last[:half]).all(axis=1)
     assert same.mean() < 0.05
 
 

@@ -87,7 +87,8 @@ def test_a_filter_begun_at_a_wrong_vector_is_exact_after_one_corrected_input(flo
     before = Inputs(*(jnp.concatenate([jnp.zeros(1, leaf.dtype), leaf]) for leaf in xs))
     expected = np.exp(forward_algorithm(model, before, np.arange(steps + 1) == 0))[1:]
 
-    memory, wrong = ExactLinearFilter(model), rng.normal(size=states) * 3
+    memory = ExactLinearFilter(model)
+    wrong = rng.normal(size=states) + 10 * np.eye(states)[1]  # sure of the impossible state
     with np.errstate(divide="ignore"):
         first = memory.corrected(Inputs(*(leaf[0] for leaf in xs)), held=wrong, right=np.log(prior))
     state = memory.algebra.act(first, jnp.asarray(wrong))
