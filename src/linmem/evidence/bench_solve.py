@@ -143,7 +143,7 @@ def _solve(reference: Reference, name: str, seconds: float) -> dict[str, Any]:
             break
         if spent > seconds:
             break
-    slack = 10.0 ** (1 - DIGITS) * max(abs(reference.lower), abs(reference.upper))
+    slack = 10.0 ** (1 - DIGITS) * max(abs(reference.lower), abs(reference.upper), bounds.scale)
     return {
         "problem": reference.file,
         "states": model.n_states,

@@ -30,6 +30,7 @@ from .bounds import blind, fib
 
 SAME_BELIEF = 10  # decimals
 DEPTH = 2000
+REPEATS = 50
 ROUNDING = 1e-7
 
 
@@ -136,7 +137,7 @@ class PointBasedSolver:
         """Down and up again; yields now and then, so that whoever watches the clock can stop."""
         self.trials += 1
         aim = max(target, 0.5 * (self.root.upper - self.root.lower))
-        path, met, node, scale = [], set(), self.root, 1.0
+        path, met, repeats, node, scale = [], set(), 0, self.root, 1.0
         while len(path) < DEPTH:
             self._expand(node)
             best = self._back_up_upper(node)
@@ -145,14 +146,16 @@ class PointBasedSolver:
             scale *= self.model.discount
             here = node.actions[best]
             following = [node.children[i] for i in here]
-            # A belief met again on the same walk would be improved by its own old bounds only.
             excess = [
-                0.0 if child in met else weight * (child.upper - child.lower - aim / scale)
+                weight * (child.upper - child.lower - aim / scale)
                 for child, weight in zip(following, node.weight[here], strict=True)
             ]
-            if max(excess) <= 0:
+            # New beliefs first: round a cycle, bounds improve by the discount only, so it is walked a few times.
+            new = [0.0 if child in met else each for child, each in zip(following, excess, strict=True)]
+            repeats += max(new) <= 0
+            if max(excess) <= 0 or repeats > REPEATS:
                 break
-            node = following[int(np.argmax(excess))]
+            node = following[int(np.argmax(new if max(new) > 0 else excess))]
             if len(path) % 10 == 0:
                 yield
         for i, node in enumerate(reversed(path)):
