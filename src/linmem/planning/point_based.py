@@ -150,7 +150,7 @@ class PointBasedSolver:
                 weight * (child.upper - child.lower - aim / scale)
                 for child, weight in zip(following, node.weight[here], strict=True)
             ]
-            # New beliefs first: round a cycle, bounds improve by the discount only, so it is walked a few times.
+            # New beliefs first: round a cycle bounds improve by the discount only, so it is rarely walked.
             new = [0.0 if child in met else each for child, each in zip(following, excess, strict=True)]
             repeats += max(new) <= 0
             if max(excess) <= 0 or repeats > REPEATS:
