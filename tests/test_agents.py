@@ -80,7 +80,7 @@ def test_the_belief_is_memory_enough_for_recall():
 
 def a_policy(memory, world, size=8):
     keys = jax.random.split(jax.random.key(3))
-    return ActorCritic(MEMORIES[memory].make(world, size, keys[0]), world.action_space.n, size, key=keys[1])
+    return ActorCritic(MEMORIES[memory].make(world, size, keys[0]), world.action_space, size, key=keys[1])
 
 
 def test_a_truncated_episode_shows_its_final_observation_once_and_a_terminated_one_never():

@@ -129,12 +129,12 @@ def analyse(model: Positional[str]) -> int:
             `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the controlled case.
     """
     from .measures.certificates import analyse as certify
-    from .worlds import WORLDS
+    from .worlds import resolve
 
     if model.endswith(".npz"):
         print(certify(_model_from(Path(model))))
         return 0
-    tables = WORLDS[model].make().tables()
+    tables = resolve(model).make().tables()
     if tables is None:
         raise UsageError(f"world '{model}' has no tables to analyse; name a finite one or a .npz file")
     print(certify(tables))
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         else:
             code = app.cli(prog="linmem", args=arguments, description=_ABOUT)
-    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError) as error:
+    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError, ImportError) as error:
         print(f"linmem: {error}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ..agents import ppo
+from ..agents import host, ppo
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot, begin, collect
 from ..measures.decoding import decode
 from ..memories import MEMORIES
-from ..worlds import WORLDS
-from ..worlds.base import AbstractWorld
+from ..worlds import resolve
+from ..worlds.base import AbstractHostWorld, AbstractWorld
 from .config import RunConfig
 from .store import Folder
 
@@ -80,7 +80,7 @@ def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
 
 def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, Key[Array, " seeds"]]:
     """The world, what makes the training state of all seeds before the first update, and its keys."""
-    world = WORLDS[config.world].make()
+    world = resolve(config.world).make()
     size, calls = chunking(config.updates)
     # The memory's name enters the key, so that its records do not depend on what else is run.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
@@ -208,6 +208,10 @@ def _first_episode(starts: np.ndarray) -> int:
 
 def _episodes(config: RunConfig, world: AbstractWorld, policy: ActorCritic, keys: jax.Array) -> Slot:
     """Evaluation slots with leading axes (seed, time, actor)."""
+    if isinstance(world, AbstractHostWorld):
+        rollout = host.Rollout(world, config.evaluation_actors, config.evaluation_steps)
+        blank = jax.vmap(lambda policy: host.blank(policy, world, config.evaluation_actors))(policy)
+        return rollout.collect(policy, rollout.begin(blank, keys), keys)[1]
 
     def one(policy: ActorCritic, key: jax.Array) -> Slot:
         begin_key, act_key = jax.random.split(key)
