@@ -62,18 +62,20 @@ class ActorCritic(eqx.Module):
         self.actor = Head(memory.out_size, width, outputs, 0.01, key=actor_key)
         self.critic = Head(memory.out_size, width, 1, 1.0, key=critic_key)
 
-    def _parameters(self, features: Float[Array, " in"]) -> Float[Array, " p"]:
+    def heads(self, features: Float[Array, " in"]) -> tuple[Float[Array, " p"], Float[Array, ""]]:
+        """(parameters of the action's distribution, value) of one step's features."""
         out = self.actor(features)
-        return out if self.log_std is None else jnp.concatenate([out, self.log_std])
+        parameters = out if self.log_std is None else jnp.concatenate([out, self.log_std])
+        return parameters, self.critic(features)[0]
 
     def step(self, state: Any, x: Inputs, start: Start) -> tuple[Any, Float[Array, " p"], Float[Array, ""]]:
-        """To act: (memory state, parameters of the action's distribution, value)."""
+        """To act: (memory state, parameters, value)."""
         state, features = self.memory.step(state, x, start)
-        return state, self._parameters(features), self.critic(features)[0]
+        return state, *self.heads(features)
 
     def unroll(
         self, state: Any, xs: Inputs, starts: Bool[Array, " T"]
     ) -> tuple[Any, Float[Array, "T p"], Float[Array, " T"]]:
         """To learn: (memory state, parameters, values) of T steps."""
         state, features = self.memory.unroll(state, xs, starts)
-        return state, jax.vmap(self._parameters)(features), jax.vmap(self.critic)(features)[:, 0]
+        return state, *jax.vmap(self.heads)(features)

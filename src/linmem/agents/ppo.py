@@ -281,7 +281,7 @@ def _train_on_host(
 ) -> Callable[[State], tuple[State, Metrics]]:
     """The same where the world cannot be compiled: its copies are stepped on the host, between two compiled
     functions, one to act and one to learn. The copies begin anew at the first call."""
-    split = jax.jit(jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1))
+    split = jax.jit(jax.vmap(lambda key: tuple(jax.random.split(key, 3))))
     rollout = host.Rollout(world, config.actors, config.unroll)
     learn_all = jax.jit(jax.vmap(lambda *rest: improve(config, updates, *rest))).lower(
         state, state.actors, rollout.form(state.policy, state.actors), jax.eval_shape(split, state.key)[2]

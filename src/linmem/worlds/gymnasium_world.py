@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import numpy as np
 
 from .base import AbstractCopies, AbstractHostWorld, Outcome
@@ -48,47 +49,70 @@ class GymnasiumWorld(AbstractHostWorld):
     """
 
     id: str = eqx.field(static=True)
-    observation_space: Space = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    action_space: Discrete | Box = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    observations: Translation = eqx.field(static=True)
+    actions: Translation = eqx.field(static=True)
     make_copies: Callable[[int], Any] = eqx.field(static=True)
 
     def __init__(self, id: str, make_copies: Callable[[int], Any] | None = None):
         self.id = id
         self.make_copies = make_copies or (lambda count: _make_copies(id, count))
         vector = self.make_copies(1)
-        self.observation_space = observation_translation(id, vector.single_observation_space).space
-        self.action_space = action_translation(id, vector.single_action_space).space  # pyright: ignore[reportAttributeAccessIssue]
+        self.observations = observation_translation(id, vector.single_observation_space)
+        self.actions = action_translation(id, vector.single_action_space)
         vector.close()
 
+    @property
+    def observation_space(self) -> Space:
+        return self.observations.space
+
+    @property
+    def action_space(self) -> Space:
+        return self.actions.space
+
     def copies(self, count: int) -> "GymnasiumCopies":
-        return GymnasiumCopies(self.id, self.make_copies(count))
+        return GymnasiumCopies(self.make_copies(count), self.observations, self.actions, self.id)
+
+    def receive(self, observation: Any) -> Any:
+        """One observation of the environment as a member of ``observation_space``."""
+        return jax.tree.map(lambda x: x[0], self.observations.convert(_one(observation)))
+
+    def send(self, action: np.ndarray) -> Any:
+        """One member of ``action_space`` as an action of the environment."""
+        return self.actions.convert(action[None])[0]
 
 
 class GymnasiumCopies(AbstractCopies):
     """A Gymnasium vector environment in autoreset mode NEXT_STEP. Raises ValueError if it has another
     mode."""
 
-    def __init__(self, id: str, vector: Any):
+    def __init__(self, vector: Any, observations: Translation, actions: Translation, id: str):
         mode = vector.metadata.get("autoreset_mode")
         if getattr(mode, "value", mode) not in ("NextStep", None):
             raise ValueError(
                 f"the vector environment of '{id}' has autoreset mode {mode}; make it with "
                 "AutoresetMode.NEXT_STEP, so that the final observation of an episode is seen"
             )
-        self._vector = vector
-        self._observe = observation_translation(id, vector.single_observation_space, warn=False).convert
-        self._act = action_translation(id, vector.single_action_space).convert
+        self._vector, self._observations, self._actions = vector, observations, actions
 
     def reset(self, seeds: list[int]) -> Any:
-        return self._observe(self._vector.reset(seed=seeds)[0])
+        return self._observations.convert(self._vector.reset(seed=seeds)[0])
 
     def step(self, actions: np.ndarray) -> Outcome:
-        observation, reward, terminated, truncated, _ = self._vector.step(self._act(actions))
+        observation, reward, terminated, truncated, _ = self._vector.step(self._actions.convert(actions))
         ends = np.asarray(terminated), np.asarray(truncated)
-        return Outcome(self._observe(observation), np.asarray(reward, np.float32), *ends)  # pyright: ignore[reportArgumentType]
+        return Outcome(self._observations.convert(observation), np.asarray(reward, np.float32), *ends)  # pyright: ignore[reportArgumentType]
 
     def close(self) -> None:
         self._vector.close()
+
+
+def _one(observation: Any) -> Any:
+    """With an axis for copies."""
+    if isinstance(observation, dict):
+        return {name: _one(part) for name, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_one(part) for part in observation)
+    return np.asarray(observation)[None]
 
 
 def import_gymnasium(why: str) -> Any:
@@ -118,7 +142,7 @@ def _make_copies(id: str, count: int) -> Any:
         ) from error
 
 
-def observation_translation(id: str, space: Any, warn: bool = True) -> Translation:
+def observation_translation(id: str, space: Any) -> Translation:
     """Raises ValueError for a space that no memory here can read."""
     spaces = import_gymnasium("a Gymnasium space").spaces
     if isinstance(space, spaces.Discrete):
@@ -137,11 +161,10 @@ def observation_translation(id: str, space: Any, warn: bool = True) -> Translati
         named = dict(space.items()) if isinstance(space, spaces.Dict) else dict(enumerate(space))
         parts = {}
         for name, part in named.items():
-            if part.dtype is str:
-                if warn:
-                    warnings.warn(f"'{id}': the text '{name}' of the observation is left out", stacklevel=2)
+            if part.dtype is not None and part.dtype.kind == "U":
+                warnings.warn(f"'{id}': the text '{name}' of the observation is left out", stacklevel=2)
                 continue
-            parts[name] = observation_translation(id, part, warn)
+            parts[name] = observation_translation(id, part)
         return Translation(
             Dict({str(name): part.space for name, part in parts.items()}),
             lambda x: {str(name): part.convert(x[name]) for name, part in parts.items()},
@@ -162,7 +185,7 @@ def _box(id: str, space: Any) -> Translation:
         return Translation(MultiDiscrete(counts, space.shape), lambda x: x.astype(np.int32))
     if image:
         return Translation(Box(space.shape, 0.0, 1.0), lambda x: x.astype(np.float32) / np.float32(255))
-    low, high = float(np.min(space.low, initial=np.inf)), float(np.max(space.high, initial=-np.inf))
+    low, high = float(np.min(space.low)), float(np.max(space.high))
     # A float64 observation may leave float32 bounds by rounding.
     bounds = np.float32(low), np.float32(high)
     return Translation(Box(space.shape, low, high), lambda x: np.clip(x.astype(np.float32), *bounds))

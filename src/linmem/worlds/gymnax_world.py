@@ -110,7 +110,7 @@ def _space(name: str, space: Any) -> Space:
             return Discrete(int(space.n))
         case "Box":
             shape = space.shape if isinstance(space.shape, tuple) else (space.shape,)
-            return Box(tuple(map(int, shape)), float(np.min(space.low)), float(np.max(space.high)))
+            return Box(tuple(map(int, shape)), _bound(np.min(space.low)), _bound(np.max(space.high)))
         case "Dict":
             return Dict({str(k): _space(name, part) for k, part in space.spaces.items()})
         case "Tuple":
@@ -118,6 +118,12 @@ def _space(name: str, space: Any) -> Space:
     raise ValueError(
         f"{name} has the space {space}, which is not handled; known: Discrete, Box, Dict and Tuple of these"
     )
+
+
+def _bound(value: Any) -> float:
+    """gymnax writes "no bound" as the largest float32."""
+    largest = np.finfo(np.float32).max
+    return float(value) if abs(value) < largest else float(np.sign(value) * np.inf)
 
 
 def _observation(space: Space, value: Any) -> Any:
@@ -128,7 +134,7 @@ def _observation(space: Space, value: Any) -> Any:
         value = {str(k): part for k, part in value.items()}
         return {name: _observation(part, value[name]) for name, part in space.parts}
     value = jnp.asarray(value, space.dtype).reshape(space.shape)
-    # Some declare narrower bounds than they keep; 0 and inf aside, rounding to float32 leaves them too.
+    # Rounding may leave the bounds, and some environments declare narrower ones than they keep.
     return jnp.clip(value, space.low, space.high) if isinstance(space, Box) else value
 
 
