@@ -119,8 +119,7 @@ def test_executed_actions_fill_the_box_and_never_leave_it():
     assert jax.vmap(box.contains)(executed).all()
     free = distribution_of(Box((2,), -np.inf, np.inf))
     np.testing.assert_array_equal(free.execute(choices), choices)
-    with pytest.raises(ValueError, match="policies act on Discrete or Box actions; this world's are
-    MultiDiscrete"):
+    with pytest.raises(ValueError, match="act on Discrete or Box actions; this world's are MultiDiscrete"):
         distribution_of(MultiDiscrete((2, 3), (2,)))
 
 

@@ -20,8 +20,16 @@ import linmem.worlds.as_gymnasium  # registers
 from linmem.agents import PPOConfig, host, ppo
 from linmem.agents.policy import ActorCritic
 from linmem.memories import MEMORIES
-from linmem.worlds import WORLDS, GymnasiumWorld, GymnaxWorld, RecallProbe, RingWorld, TruncationProbe,
-resolve from linmem.worlds.as_gymnasium import GymnasiumEnv
+from linmem.worlds import (
+    WORLDS,
+    GymnasiumWorld,
+    GymnaxWorld,
+    RecallProbe,
+    RingWorld,
+    TruncationProbe,
+    resolve,
+)
+from linmem.worlds.as_gymnasium import GymnasiumEnv
 from linmem.worlds.as_gymnax import as_gymnax, register
 from linmem.worlds.gymnasium_world import GymnasiumCopies, action_translation, observation_translation
 from linmem.worlds.spaces import Box, Dict, Discrete, MultiDiscrete
@@ -50,14 +58,12 @@ class Countdown(gymnasium.Env):
         self.taken.append(int(action))
         self.left -= 1
         over = self.left == 0
-        return self._seen(), 10.0 + action, over and self.cut == "terminated", over and self.cut ==
-        "truncated", {}
+        ends = over and self.cut == "terminated", over and self.cut == "truncated"
+        return self._seen(), 10.0 + action, *ends, {}
 
 
 def countdown_world(**settings):
-    return GymnasiumWorld(
-        "countdown", lambda count: SyncVectorEnv([lambda: Countdown(**settings)] * count)
-    )
+    return GymnasiumWorld("countdown", lambda count: SyncVectorEnv([lambda: Countdown(**settings)] * count))
 
 
 def collected(world, steps=9, actors=2, seed=0):
@@ -71,8 +77,9 @@ def collected(world, steps=9, actors=2, seed=0):
     begun = rollout.begin(blank, key)
     after, slots = rollout.collect(policy, begun, key)
     form = rollout.form(policy, begun)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), slots) == jax.tree.map(lambda x: (x.shape, x.dtype),
-    form) return jax.tree.map(lambda x: x[0], slots), policy, begun, after
+    told, found = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (form, slots))
+    assert told == found
+    return jax.tree.map(lambda x: x[0], slots), policy, begun, after
 
 
 @pytest.mark.parametrize("cut", ["terminated", "truncated"])
@@ -137,10 +144,12 @@ def test_a_critic_learns_on_the_host_that_truncation_is_no_end():
     for terminates in (False, True):
         probe = TruncationProbe(steps=3, terminates=terminates)
         world = GymnasiumWorld(
-            "probe", lambda count: SyncVectorEnv([lambda: GymnasiumEnv(probe)] * count)  # noqa: B023
+            "probe",
+            lambda count: SyncVectorEnv([lambda: GymnasiumEnv(probe)] * count),  # noqa: B023
         )
-        state = ppo.seeds_init(config, world, MEMORIES["none"].make, 60, jax.random.split(jax.random.key(0),
-        1)) state, _ = ppo.compile_train(config, world, 60, 60, state)(state)
+        keys = jax.random.split(jax.random.key(0), 1)
+        state = ppo.seeds_init(config, world, MEMORIES["none"].make, 60, keys)
+        state, _ = ppo.compile_train(config, world, 60, 60, state)(state)
         policy = jax.tree.map(lambda x: x[0], state.policy)
         for observation, value in probe.values(0.9).items():
             x = jax.tree.map(lambda x: x[0, 0], state.actors.inputs)
@@ -198,8 +207,7 @@ def test_actions_of_every_kind_are_members_of_the_environments_space():
 
 
 def test_spaces_that_cannot_be_handled_are_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="'mine' observes Sequence, which no memory here reads; known:
-    Discrete"):
+    with pytest.raises(ValueError, match="'mine' observes Sequence, which no memory here reads; known"):
         observation_translation("mine", spaces.Sequence(spaces.Discrete(2)))
     with pytest.raises(ValueError, match="'mine' takes actions Dict.*, which no policy here gives"):
         action_translation("mine", spaces.Dict({"a": spaces.Discrete(2)}))
@@ -246,8 +254,9 @@ def test_an_unknown_id_and_a_missing_library_say_what_to_do(monkeypatch):
 
 
 def test_linmem_imports_neither_gymnax_nor_gymnasium_by_itself():
-    code = "import linmem, sys; print([m for m in ('gymnax', 'gymnasium', 'flax', 'popgym') if m in
-    sys.modules])" assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    others = ["gymnax", "gymnasium", "flax", "popgym"]
+    code = f"import linmem, sys; print([m for m in {others} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 # gymnax
@@ -280,8 +289,9 @@ def test_a_gymnax_environment_takes_the_same_course_as_a_world(name):
             step_key, state, their_state, action
         )
         np.testing.assert_allclose(outcome.reward, reward, rtol=1e-5)
-        np.testing.assert_allclose(outcome.observation, info["final_observation"].astype(ours.dtype),
-        rtol=1e-5) assert bool(outcome.terminated) == bool(terminated)
+        final = info["final_observation"].astype(ours.dtype)
+        np.testing.assert_allclose(outcome.observation, final, rtol=1e-5)
+        assert bool(outcome.terminated) == bool(terminated)
         assert bool(outcome.truncated) == bool(truncated and not terminated)
         assert world.observation_space.contains(outcome.observation)
         if terminated or truncated:
@@ -382,8 +392,8 @@ def test_a_world_in_gymnasium_takes_the_course_that_the_world_takes():
     moved = (np.diff(hidden) % 12).tolist()
     assert set(moved) <= {0, 1} and 1 in moved  # or it stays, irregularly
     again = GymnasiumEnv(world)
-    assert again.reset(seed=3)[0] == observation and [again.step(0)[4]["hidden"] for _ in range(4)] ==
-    hidden[1:]
+    assert again.reset(seed=3)[0] == observation
+    assert [again.step(0)[4]["hidden"] for _ in range(4)] == hidden[1:]
 
 
 def test_the_registered_ids_are_the_words_of_the_documentation():
