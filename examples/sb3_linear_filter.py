@@ -60,7 +60,10 @@ def main() -> None:
         )  # fmt: skip
         agent.learn(options.steps)
         mean, error = reward_per_step(agent, make, options.episodes)
-        print(f"{name:20} reward per step {mean:+.3f} ± {error:.3f}   ({time.perf_counter() - began:.0f} s)")
+        print(
+            f"{name:20} reward per step {mean:+.3f} ± {error:.3f}   ({time.perf_counter() - began:.0f} s)",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

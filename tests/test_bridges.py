@@ -209,7 +209,7 @@ def test_actions_of_every_kind_are_members_of_the_environments_space():
 def test_spaces_that_cannot_be_handled_are_refused_in_a_sentence():
     with pytest.raises(ValueError, match="'mine' observes Sequence, which no memory here reads; known"):
         observation_translation("mine", spaces.Sequence(spaces.Discrete(2)))
-    with pytest.raises(ValueError, match="'mine' takes actions Dict.*, which no policy here gives"):
+    with pytest.raises(ValueError, match=r"'mine' takes actions Dict.*, which no policy here gives"):
         action_translation("mine", spaces.Dict({"a": spaces.Discrete(2)}))
     with pytest.raises(ValueError, match="'mine' has 1000000 combinations of actions; at most 4096"):
         action_translation("mine", spaces.MultiDiscrete([1000, 1000]))
@@ -239,7 +239,7 @@ def test_minigrid_codes_are_read_as_names_and_popgym_worlds_are_found():
 
 
 def test_an_unknown_id_and_a_missing_library_say_what_to_do(monkeypatch):
-    with pytest.raises(ValueError, match="cannot make world 'gym:CartPole-v9'.*gym:module:id"):
+    with pytest.raises(ValueError, match=r"cannot make world 'gym:CartPole-v9'.*gym:module:id"):
         resolve("gym:CartPole-v9").make()
     with pytest.raises(ValueError, match="unknown world 'gymnax:CartPole-v9'; known: CartPole-v1"):
         resolve("gymnax:CartPole-v9").make()
@@ -282,7 +282,7 @@ def test_a_gymnax_environment_takes_the_same_course_as_a_world(name):
     observation, their_state = environment.reset(key, params)
     state, ours = world.init(key)
     np.testing.assert_allclose(ours, np.asarray(observation, ours.dtype), rtol=1e-6)
-    for t in range(300):
+    for _ in range(300):
         key, step_key, act_key = jax.random.split(key, 3)
         action = world.action_space.sample(act_key)
         state, outcome, (_, their_state, reward, terminated, truncated, info) = both(
@@ -350,7 +350,7 @@ def test_our_worlds_run_in_gymnax_and_come_back_unchanged():
     # gymnax's own step begins the next episode and keeps the last observation in info.
     observation, state = environment.reset(key, params)
     for _ in range(3):
-        observation, state, reward, terminated, truncated, info = environment.step(key, state, 1, params)
+        observation, state, _, terminated, truncated, info = environment.step(key, state, 1, params)
     assert terminated and not truncated and info["final_observation"] == 2 and observation in (0, 1)
     cut, params = as_gymnax(RingWorld(episode_length=2))
     _, state = cut.reset(key, params)

@@ -29,9 +29,9 @@ def blank(policy: ActorCritic, world: AbstractHostWorld, count: int) -> Actor:
 
 def _first(memory: Any, observation: Any, world: AbstractHostWorld, batch: tuple[int, ...]) -> Actor:
     nothing, false = np.zeros(batch, np.float32), np.zeros(batch, bool)
-    inputs = Inputs(observation, zeros(world.action_space, *batch), nothing)
-    as_arrays = jax.tree.map(jnp.asarray, (inputs, ~false, false, nothing))
-    return Actor((), memory, *as_arrays)
+    given = (observation, zeros(world.action_space, *batch), nothing)
+    inputs, rest = jax.tree.map(jnp.asarray, (given, (~false, false, nothing)))
+    return Actor((), memory, Inputs(*inputs), *rest)
 
 
 def follow(actor: Actor, chosen: Choice, outcome: Outcome) -> tuple[Actor, Slot]:

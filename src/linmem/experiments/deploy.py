@@ -57,7 +57,7 @@ class Policy:
         self.value, self.features = float("nan"), np.full(agent.memory.out_size, np.nan, np.float32)
         self._nothing = zeros(world.action_space)
         # Compiles; nothing of it is kept.
-        blank = Inputs(zeros(world.observation_space), self._nothing, np.float32(0))
+        blank = _inputs(zeros(world.observation_space), self._nothing, 0.0)
         jax.block_until_ready(self._act(self._state, self._key, blank, np.True_))
         self.reset()
         self.loading_seconds = time.perf_counter() - began
@@ -78,7 +78,7 @@ class Policy:
         observation = _checked(self.world.observation_space, observation, "observation")
         start = self._fresh or bool(done)
         before = self._nothing if start else self._before
-        inputs = Inputs(observation, before, np.float32(0 if start else reward))
+        inputs = _inputs(observation, before, 0.0 if start else reward)
         self._state, self._key, action, value, features = self._act(
             self._state, self._key, inputs, np.bool_(start)
         )
@@ -114,19 +114,22 @@ def load(
     rewards = {r["memory"]: r["reward"] for r in folder.records() if r["event"] == "result"}
     if not rewards:
         raise FolderError(f"no memory of {folder.path} is trained yet; the same `linmem run` command goes on")
-    if memory is None:
-        memory = max(rewards, key=lambda name: max(rewards[name]))
-    if memory not in rewards:
-        raise FolderError(f"{folder.path} has no trained memory '{memory}'; it has: {', '.join(rewards)}")
-    seeds = len(rewards[memory])
+    name = max(rewards, key=lambda name: max(rewards[name])) if memory is None else memory
+    if name not in rewards:
+        raise FolderError(f"{folder.path} has no trained memory '{name}'; it has: {', '.join(rewards)}")
+    seeds = len(rewards[name])
     if seed is None:
-        seed = int(np.argmax(rewards[memory]))
+        seed = int(np.argmax(rewards[name]))
     if not 0 <= seed < seeds:
         raise FolderError(f"{folder.path} has no seed {seed}; it has 0 to {seeds - 1}")
-    agent = jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), load_policy(folder, memory))
+    agent = jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), load_policy(folder, name))
     policy = Policy(resolve(folder.config().world).make(), agent, greedy=greedy, rng=rng)
     policy.loading_seconds = time.perf_counter() - began
     return policy
+
+
+def _inputs(observation: Any, action: Any, reward: float) -> Any:
+    return Inputs(observation, action, np.float32(reward))  # pyright: ignore[reportArgumentType]
 
 
 def _checked(space: Space, value: Any, name: str) -> Any:

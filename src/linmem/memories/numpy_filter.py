@@ -78,7 +78,7 @@ class NumpyFilter:
     def trace(cls, size: int, low: float = -np.inf, high: float = np.inf) -> "NumpyFilter":
         """Exponential averages of observations (size,) that lie in [low, high]: (5 size,), for no known
         model."""
-        keep = np.asarray(Trace(size).decays)[:, None]
+        keep = np.asarray(Trace.decays)[:, None]
 
         def recurrence(z, o, a):
             before = np.zeros((len(keep), size)) if z is None else z

@@ -20,6 +20,10 @@ class EnvState(environment.EnvState):
     truncated: Any
 
 
+def _state(time: Any, world: Any, truncated: Any) -> EnvState:
+    return EnvState(time, world, truncated)  # pyright: ignore[reportCallIssue]
+
+
 class GymnaxEnvironment(environment.Environment):
     """A world as a gymnax environment. ``step`` resets by itself, ``step_env`` does not, as gymnax has it.
 
@@ -51,12 +55,12 @@ class GymnaxEnvironment(environment.Environment):
 
     def reset_env(self, key, params):
         state, observation = self.world.init(key)
-        return observation, EnvState(jnp.zeros((), jnp.int32), state, jnp.asarray(False))  # pyright: ignore[reportCallIssue]
+        return observation, _state(jnp.zeros((), jnp.int32), state, jnp.asarray(False))
 
     def step_env(self, key, state, action, params):
         space = self.world.action_space
         world, outcome = self.world.step(key, state.world, jnp.asarray(action, space.dtype))
-        after = EnvState(state.time + 1, world, outcome.truncated)  # pyright: ignore[reportCallIssue]
+        after = _state(state.time + 1, world, outcome.truncated)
         return outcome.observation, after, outcome.reward, outcome.terminated, {}
 
     def is_truncated(self, state, params):

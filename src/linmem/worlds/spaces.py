@@ -32,7 +32,7 @@ class Discrete(eqx.Module):
         """Whether ``x`` has this space's shape, dtype and range."""
         if not _same_form(x, self):
             return jnp.asarray(False)
-        return (x >= 0) & (x < self.n)
+        return jnp.all((x >= 0) & (x < self.n))
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """A uniformly random member."""
