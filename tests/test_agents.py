@@ -105,7 +105,7 @@ def test_a_gaussian_has_the_density_entropy_and_mean_that_scipy_gives():
     np.testing.assert_allclose(actions.log_prob(batched, jnp.asarray(u)), law.logpdf(u).sum(1), rtol=1e-5)
     np.testing.assert_allclose(actions.entropy(parameters), law.entropy().sum(), rtol=1e-5)
     draws = jax.vmap(lambda key: actions.sample(key, parameters))(jax.random.split(jax.random.key(0), 4000))
-    np.testing.assert_allclose(draws.mean(0), mean, atol=5 * np.exp(log_std) / np.sqrt(4000))
+    assert (np.abs(draws.mean(0) - mean) < 5 * np.exp(log_std) / np.sqrt(4000)).all()
     np.testing.assert_allclose(draws.std(0), np.exp(log_std), rtol=0.1)
     np.testing.assert_array_equal(actions.mode(parameters), mean.astype(np.float32))
 
@@ -132,7 +132,7 @@ def test_the_memory_sees_the_executed_action_and_the_learner_the_drawn_one():
     assert (jnp.abs(slots.action) > 1).any()
     going = ~slots.start[1:]
     executed = policy.actions.execute(slots.action[:-1])
-    np.testing.assert_array_equal(slots.inputs.action[1:][going], executed[going])
+    np.testing.assert_allclose(slots.inputs.action[1:][going], executed[going], atol=1e-6)
     assert jax.vmap(world.action_space.contains)(slots.inputs.action.reshape(-1, 2)).all()
     _, parameters, _ = jax.vmap(policy.unroll, in_axes=(0, 1, 1), out_axes=(0, 1, 1))(
         actors.memory, slots.inputs, slots.start

@@ -16,6 +16,7 @@ from .spaces import Box, Dict, Discrete, MultiDiscrete, Space
 class EnvState(environment.EnvState):
     """``time`` counts steps; ``world`` is the world's own state; ``truncated`` is what its last step said."""
 
+    time: Any
     world: Any
     truncated: Any
 

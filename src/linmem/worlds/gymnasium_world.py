@@ -5,7 +5,7 @@ Spaces are translated, and values with them, so that every agent and memory sees
 | Gymnasium                            | here                                                           |
 |--------------------------------------|----------------------------------------------------------------|
 | Discrete, MultiDiscrete, MultiBinary | Discrete, MultiDiscrete, counted from 0                        |
-| Box of floats                        | Box of float32; its bounds are the lowest and the highest      |
+| Box of floats                        | Box of float32 without bounds: not every environment keeps its |
 | Box of uint8 over 0 ... 255 (images) | Box of float32 in [0, 1]                                       |
 | Box of other integers                | Box of float32                                                 |
 | Dict, Tuple                          | Dict; a tuple's names are 0, 1, ...                            |
@@ -185,10 +185,7 @@ def _box(id: str, space: Any) -> Translation:
         return Translation(MultiDiscrete(counts, space.shape), lambda x: x.astype(np.int32))
     if image:
         return Translation(Box(space.shape, 0.0, 1.0), lambda x: x.astype(np.float32) / np.float32(255))
-    low, high = float(np.min(space.low)), float(np.max(space.high))
-    # A float64 observation may leave float32 bounds by rounding.
-    bounds = np.float32(low), np.float32(high)
-    return Translation(Box(space.shape, low, high), lambda x: np.clip(x.astype(np.float32), *bounds))
+    return Translation(Box(space.shape, -np.inf, np.inf), lambda x: x.astype(np.float32))
 
 
 def action_translation(id: str, space: Any) -> Translation:

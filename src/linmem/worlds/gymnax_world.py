@@ -22,8 +22,8 @@ from .spaces import Box, Dict, Discrete, Space
 class GymnaxWorld(AbstractWorld):
     """environment: of gymnax's form. params: its parameters, by default its own default.
 
-    Observations of any number type become int32 (Discrete) or float32 (Box). Box actions with finite bounds
-    are [-1, 1] here and are stretched to the environment's bounds. Raises ValueError for other spaces than
+    Observations of any number type become int32 (Discrete) or float32 (Box, without bounds: some environments
+    declare narrower ones than they keep). Box actions with finite bounds are [-1, 1] here and are stretched to the environment's bounds. Raises ValueError for other spaces than
     Discrete, Box, and Dict and Tuple of these.
     """
 
@@ -36,7 +36,7 @@ class GymnaxWorld(AbstractWorld):
         self.environment = environment
         self.params = environment.default_params if params is None else params
         name = type(environment).__name__
-        self.observation_space = _space(name, environment.observation_space(self.params))
+        self.observation_space = _unbounded(_space(name, environment.observation_space(self.params)))
         action_space = _space(name, environment.action_space(self.params))
         if not isinstance(action_space, Discrete | Box):
             raise ValueError(
@@ -120,6 +120,15 @@ def _space(name: str, space: Any) -> Space:
     )
 
 
+def _unbounded(space: Space) -> Space:
+    match space:
+        case Box(shape):
+            return Box(shape, -np.inf, np.inf)
+        case Dict(parts):
+            return Dict({name: _unbounded(part) for name, part in parts})
+    return space
+
+
 def _bound(value: Any) -> float:
     """gymnax writes "no bound" as the largest float32."""
     largest = np.finfo(np.float32).max
@@ -133,9 +142,7 @@ def _observation(space: Space, value: Any) -> Any:
             value = value._asdict() if hasattr(value, "_asdict") else dict(enumerate(value))
         value = {str(k): part for k, part in value.items()}
         return {name: _observation(part, value[name]) for name, part in space.parts}
-    value = jnp.asarray(value, space.dtype).reshape(space.shape)
-    # Rounding may leave the bounds, and some environments declare narrower ones than they keep.
-    return jnp.clip(value, space.low, space.high) if isinstance(space, Box) else value
+    return jnp.asarray(value, space.dtype).reshape(space.shape)
 
 
 def _strong(tree: Any) -> Any:
