@@ -23,8 +23,9 @@ class GymnaxWorld(AbstractWorld):
     """environment: of gymnax's form. params: its parameters, by default its own default.
 
     Observations of any number type become int32 (Discrete) or float32 (Box, without bounds: some environments
-    declare narrower ones than they keep). Box actions with finite bounds are [-1, 1] here and are stretched to the environment's bounds. Raises ValueError for other spaces than
-    Discrete, Box, and Dict and Tuple of these.
+    declare narrower ones than they keep). Box actions with finite bounds are [-1, 1] here and are stretched
+    to the environment's bounds. Raises ValueError for other spaces than Discrete, Box, and Dict and Tuple of
+    these.
     """
 
     environment: Any = eqx.field(static=True)
