@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import equinox as eqx
 import gymnasium
 import gymnax
 import jax
@@ -337,7 +338,7 @@ def test_our_worlds_run_in_gymnax_and_come_back_unchanged():
     environment, params = as_gymnax(ours)
     back = GymnaxWorld(environment)
     assert (back.observation_space, back.action_space) == (ours.observation_space, ours.action_space)
-    step, step_back = jax.jit(ours.step), jax.jit(back.step)
+    step, step_back = eqx.filter_jit(ours.step), eqx.filter_jit(back.step)
     key = jax.random.key(4)
     (state, seen), (state_back, seen_back) = ours.init(key), back.init(key)
     assert seen == seen_back
