@@ -18,10 +18,12 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
+from .filter_bank import FilterBank
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .none import NoMemory
 from .s5 import S5
+from .self_tuning import SelfTuningFilter
 from .stack import Encoded, Features, Residual
 from .trace import Trace
 
@@ -38,9 +40,11 @@ __all__ = [
     "Encoded",
     "ExactLinearFilter",
     "Features",
+    "FilterBank",
     "InitialStateFilter",
     "NoMemory",
     "Residual",
+    "SelfTuningFilter",
     "Trace",
     "Viterbi",
     "identity",
@@ -58,6 +62,8 @@ CONFORMING: list[type[AbstractMemory]] = [
     ExactLinearFilter,
     AdaptiveLinearFilter,
     InitialStateFilter,
+    FilterBank,
+    SelfTuningFilter,
     DeepALF,
     Trace,
     S5,
@@ -93,6 +99,14 @@ def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abstra
 
 def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+
+
+def _alf_bank(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return FilterBank(_tables(world, "alf_bank"))
+
+
+def _alf_self_tuning(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return SelfTuningFilter(_tables(world, "alf_self_tuning"))
 
 
 def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -140,6 +154,10 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
+MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
+MEMORIES.add(
+    "alf_self_tuning", _alf_self_tuning, "the bank, weighed by how well each rate predicts", "this library"
+)
 MEMORIES.add(
     "deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER
 )
