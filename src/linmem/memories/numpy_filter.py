@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from ..worlds.tables import POMDP
 from .belief import Belief
-from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, _PermutedFilter
+from .linear_filter import AbstractPermutedFilter, AdaptiveLinearFilter, ExactLinearFilter
 from .trace import Trace
 
 Recurrence = Callable[[np.ndarray | None, object, object], np.ndarray]
@@ -50,9 +50,11 @@ class NumpyFilter:
         return cls._permuted(ExactLinearFilter(model), _shifted, _softmax, 0.0, 1.0)
 
     @classmethod
-    def _permuted(cls, filter: _PermutedFilter, settle, readout, low: float, high: float) -> "NumpyFilter":
+    def _permuted(
+        cls, filter: AbstractPermutedFilter, settle, readout, low: float, high: float
+    ) -> "NumpyFilter":
         source, log_E, log_first = map(np.asarray, (filter.source, filter.log_emission, filter.log_first))
-        keep, gain = float(filter.keep), float(filter.gain)
+        keep, gain = np.asarray(filter.keep), np.asarray(filter.gain)
 
         def recurrence(w, o, a):
             return settle(log_first[o] if w is None else keep * w[source[a]] + gain * log_E[o, a])
