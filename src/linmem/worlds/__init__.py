@@ -5,7 +5,32 @@ from functools import partial
 from linmem.core.registry import Entry, Registry
 
 from . import gymnax_world
+from .balance import (
+    CartPole,
+    Pendulum,
+    noisy_cartpole,
+    noisy_pendulum,
+    position_cartpole,
+    position_pendulum,
+    velocity_cartpole,
+)
+from .bandit import MultiarmedBandit, bandit
 from .base import AbstractHostWorld, AbstractWorld, Outcome
+from .boards import Battleship, MineSweeper, battleship, minesweeper
+from .cards import (
+    Autoencode,
+    Concentration,
+    CountRecall,
+    HigherLower,
+    RepeatFirst,
+    RepeatPrevious,
+    autoencode,
+    concentration,
+    count_recall,
+    higher_lower,
+    repeat_first,
+    repeat_previous,
+)
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
 from .probes import (
@@ -37,6 +62,22 @@ WORLDS.add("probe_truncation", TruncationProbe, "reward 1 per step, cut off by a
 WORLDS.add(
     "probe_termination", partial(TruncationProbe, terminates=True), "the same, but it ends for good", PROBES
 )
+
+POPGYM = "Morad et al. 2023, POPGym, arXiv:2303.01859"
+WORLDS.add("repeat_first", repeat_first, "name the suit of the first card", POPGYM)
+WORLDS.add("repeat_previous", repeat_previous, "name the suit of an earlier card", POPGYM)
+WORLDS.add("autoencode", autoencode, "watch a deck, then name it backwards", POPGYM)
+WORLDS.add("count_recall", count_recall, "say how often a value was dealt", POPGYM)
+WORLDS.add("higher_lower", higher_lower, "guess whether the next card is higher", POPGYM)
+WORLDS.add("concentration", concentration, "find pairs of hidden cards", POPGYM)
+WORLDS.add("battleship", battleship, "sink ships that are not shown", POPGYM)
+WORLDS.add("minesweeper", minesweeper, "clear a field whose answers are not kept", POPGYM)
+WORLDS.add("bandit", bandit, "arms whose odds last an episode", POPGYM)
+WORLDS.add("position_cartpole", position_cartpole, "balance without seeing velocities", POPGYM)
+WORLDS.add("velocity_cartpole", velocity_cartpole, "balance without seeing positions", POPGYM)
+WORLDS.add("noisy_cartpole", noisy_cartpole, "balance from noisy positions", POPGYM)
+WORLDS.add("position_pendulum", position_pendulum, "swing up without seeing the velocity", POPGYM)
+WORLDS.add("noisy_pendulum", noisy_pendulum, "swing up from noisy angles", POPGYM)
 
 ELSEWHERE = {
     "gymnax": Entry("gymnax", gymnax_world.make, "a gymnax environment", "Lange 2022, gymnax"),
@@ -73,17 +114,28 @@ __all__ = [
     "AbstractWorld",
     "ActionProbe",
     "AimProbe",
+    "Autoencode",
+    "Battleship",
     "Box",
+    "CartPole",
+    "Concentration",
     "ConstantProbe",
+    "CountRecall",
     "DelayProbe",
     "Dict",
     "Discrete",
     "GymnasiumWorld",
     "GymnaxWorld",
+    "HigherLower",
+    "MineSweeper",
     "MultiDiscrete",
+    "MultiarmedBandit",
     "ObservationProbe",
     "Outcome",
+    "Pendulum",
     "RecallProbe",
+    "RepeatFirst",
+    "RepeatPrevious",
     "RingWorld",
     "TableState",
     "TableWorld",
