@@ -29,7 +29,7 @@ Reinforcement Learning", 2023, arXiv:2303.01859, and the package `popgym`, which
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -62,7 +62,7 @@ def _scored(right: Bool[Array, ""], scale: float) -> Array:
     return jnp.where(right, scale, -scale).astype(jnp.float32)
 
 
-def _outcome(observation, reward, terminated, truncated=False) -> Outcome:
+def _outcome(observation, reward, terminated, truncated: Any = False) -> Outcome:
     return Outcome(
         observation, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated), jnp.asarray(truncated)
     )
