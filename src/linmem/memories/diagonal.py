@@ -23,9 +23,9 @@ CHANNELS    Abar -> Abar: which of its entries are held fixed.
 | direct  | Re Lambda = w, which may become unstable                  | StableSSM, the one to avoid         |
 | polarised | the first entry of Abar is 0, the last is 1             | arXiv:2501.00658                    |
 
-StableSSM calls a map best if the gradient in w of the loss stays bounded by |w|: |f'(w)| / f(w)^2 = c |w|, which
--1 / (a w^2 + b) solves (and 1 - 1 / (a w^2 + b), the same for eigenvalues of a step instead of a rate:
-``best_of_a_step``).
+StableSSM calls a map best if the gradient of the loss in w stays in proportion to w, which asks for
+|f'(w)| / f(w)^2 = c |w| and is solved by -1 / (a w^2 + b). For eigenvalues of a step instead of rates,
+|f'(w)| / (1 - f(w))^2 = c |w| is solved by 1 - 1 / (a w^2 + b), ``best_of_a_step``.
 Departures: E of ptd is random, not optimised; it depends on the size alone, so that equal sizes have equal
 shapes.
 """
@@ -125,7 +125,7 @@ def diagonalised(a: np.ndarray, b: np.ndarray) -> Basis:
 
 
 def _pairs(eigenvalues, size: int) -> Basis:
-    """Real coordinates taken two by two: z_k = (x_{2k} - i x_{2k+1}) / sqrt2; the input enters each with 1."""
+    """Real coordinates two by two: z_k = (x_{2k} - i x_{2k+1}) / sqrt2; the input enters each z_k with 1."""
     pairs = np.kron(np.eye(size // 2), np.array([1.0, -1.0j]) / np.sqrt(2))
     return Basis(eigenvalues, pairs, pairs.conj().T, np.ones(size // 2, complex))
 
@@ -169,9 +169,7 @@ direct = Decay(lambda w: w, lambda rate: rate)
 DECAYS: dict[str, Decay] = {"exp": exp, "softplus": softplus, "best": best, "direct": direct}
 
 
-def weights_of(
-    eigenvalues: Complex[Array, "*n"], decay: Decay
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+def weights_of(eigenvalues: Complex[Array, "*n"], decay: Decay) -> tuple[Array, Array]:
     """The parameters (w, frequency) that start at ``eigenvalues``."""
     rate = jnp.minimum(jnp.real(eigenvalues), -SLOWEST)
     return decay.weight(rate), jnp.imag(eigenvalues)
@@ -243,3 +241,9 @@ def _powers(a: Array, count: int) -> tuple[Array, Array]:
 def log_uniform(key: PRNGKeyArray, shape: tuple[int, ...], ends: tuple[float, float]) -> Float[Array, "..."]:
     """Logarithms, uniform between those of ``ends``: how timescales Delta begin."""
     return jax.random.uniform(key, shape, minval=np.log(ends[0]), maxval=np.log(ends[1]))
+
+
+def parts(z: Complex[Array, "*n"]) -> Float[Array, "2 *n"]:
+    """Real and imaginary part along a new first axis: how complex parameters are kept, so that optimisers
+    meet real numbers only. ``jax.lax.complex(*parts)`` puts them together."""
+    return jnp.stack([jnp.real(z), jnp.imag(z)])

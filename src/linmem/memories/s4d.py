@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .channels import AbstractChannels, System
-from .diagonal import Decay, Discretisation, Init, exp, free, lin, log_uniform, weights_of, zoh
+from .diagonal import Decay, Discretisation, Init, exp, free, lin, log_uniform, parts, weights_of, zoh
 
 
 class S4D(AbstractChannels):
@@ -61,11 +61,9 @@ class S4D(AbstractChannels):
         ``CHANNELS``. steps: ends of the timescales Delta."""
         init_key, c_key, d_key, step_key = jax.random.split(key, 4)
         basis = init(state_size, init_key)
-        eigenvalues, b = (
-            jnp.tile(jnp.asarray(x, jnp.complex64), (size, 1)) for x in (basis.eigenvalues, basis.b)
-        )
-        self.weight, self.frequency = weights_of(eigenvalues, decay)
-        self.b = jnp.stack([b.real, b.imag])
+        every = lambda x: jnp.tile(jnp.asarray(x, jnp.complex64), (size, 1))  # noqa: E731
+        self.weight, self.frequency = weights_of(every(basis.eigenvalues), decay)
+        self.b = parts(every(basis.b))
         self.c = jax.random.normal(c_key, self.b.shape) * np.sqrt(0.5)
         self.d = jax.random.normal(d_key, (size,))
         self.log_step = log_uniform(step_key, (size,), steps)
