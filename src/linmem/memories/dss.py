@@ -1,4 +1,4 @@
-"""DSS: a diagonal state space for each channel, whose kernel is normalised over a length (softmax) or not (exp).
+"""DSS: a diagonal state space for each channel, its kernel normalised over a length (softmax) or not (exp).
 
     K_k = Re sum_i w_i g_i exp(lambda_i k Delta)
 
@@ -70,9 +70,8 @@ class DSS(AbstractChannels):
         step = jnp.exp(self.log_step)[:, None]
         transition, gain = zoh(eigenvalues, step)
         if self.length is not None:
-            total = (jnp.exp(eigenvalues * step * self.length) - 1) / (
-                transition - 1
-            )  # of the geometric series
+            beyond = jnp.exp(eigenvalues * step * self.length)
+            total = (beyond - 1) / (transition - 1)  # of the geometric series
             gain = jnp.conj(total) / (jnp.abs(total) ** 2 + EPSILON) / eigenvalues
         return System(transition, gain, 0.5 * jax.lax.complex(*self.w))  # features are 2 Re(.)
 

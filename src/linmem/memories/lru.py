@@ -1,4 +1,4 @@
-"""LRU: the linear recurrent unit, one complex diagonal state for all channels, with no continuous time behind it.
+"""LRU: the linear recurrent unit, one complex diagonal state for all channels, made directly in steps.
 
     h_k = lambda * h_{k-1} + gamma * (B u_k),    lambda = exp(-exp(nu) + i exp(theta))
     y_k = Re(C h_k) + D u_k

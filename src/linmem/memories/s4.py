@@ -11,21 +11,21 @@ The kernel costs O(N L): its generating function at the L-th roots of unity z,
 
     sum_{l<L} K_l z^l = Ct [2/Delta (1 - z) - (1 + z) A]^-1 2 B,     Ct = C (I - Abar^L),
 
-needs, by Woodbury again, four Cauchy sums over n of v_n / (2/Delta (1 - z) - (1 + z) lambda_n), and an inverse
-transform gives K. (The paper divides by 1 + z; as here, nothing is singular at z = -1.)
+needs, by Woodbury again, four Cauchy sums over n of v_n / (2/Delta (1 - z) - (1 + z) lambda_n), and an
+inverse transform gives K. (The paper divides by 1 + z; as here, nothing is singular at z = -1.)
 
 Everything comes in conjugate pairs; half of them is kept, and a product with a row of C or P^* is 2 Re(.).
 
-| paper     | here           | shape       | meaning                                                          |
+| paper     | here           | shape       | meaning                                                        |
 |-----------|----------------|-------------|------------------------------------------------------------------|
-| Re Lambda | log_decay      | (p,)        | -exp(log_decay); p = N / 2                                       |
-| Im Lambda | frequency      | (p,)        |                                                                  |
-| P         | low_rank       | (2, p, r)   | real and imaginary parts                                         |
-| B         | b              | (2, p)      |                                                                  |
-| C         | c              | (2, h, p)   |                                                                  |
-| D         | d              | (h,)        | feedthrough                                                      |
-| Delta     | log_step       | (h,)        | timescales, log-uniform in [0.001, 0.1] at the beginning         |
-| K         | kernel(length) | (length, h) |                                                                  |
+| Re Lambda | log_decay      | (p,)        | -exp(log_decay); p = N / 2                                     |
+| Im Lambda | frequency      | (p,)        |                                                                |
+| P         | low_rank       | (2, p, r)   | real and imaginary parts                                       |
+| B         | b              | (2, p)      |                                                                |
+| C         | c              | (2, h, p)   |                                                                |
+| D         | d              | (h,)        | feedthrough                                                    |
+| Delta     | log_step       | (h,)        | timescales, log-uniform in [0.001, 0.1] at the beginning       |
+| K         | kernel(length) | (length, h) |                                                                |
 
 Source: A. Gu, K. Goel, C. Ré, "Efficiently Modeling Long Sequences with Structured State Spaces", 2021,
 arXiv:2111.00396, algorithm 1 and appendix C; A = Lambda - P P^* (stable whatever is learned) after K. Goel,
@@ -124,7 +124,8 @@ class S4(AbstractMemory):
 
     def kernel(self, length: int) -> Float[Array, "length h"]:
         """The response to an impulse, without the feedthrough D, by Cauchy sums."""
-        eigenvalues, b, low_rank = (_pairs(x) for x in (self._eigenvalues(), *self._complex()))
+        half = (self._eigenvalues(), jax.lax.complex(*self.low_rank), jax.lax.complex(*self.b))
+        eigenvalues, low_rank, b = map(_pairs, half)
 
         def channel(args):
             c, step = args
@@ -133,9 +134,6 @@ class S4(AbstractMemory):
         # One channel after another: the Cauchy matrix of one has length / 2 rows of N.
         kernels = jax.lax.map(jax.checkpoint(channel), (jax.lax.complex(*self.c), jnp.exp(self.log_step)))
         return kernels.T
-
-    def _complex(self):
-        return jax.lax.complex(*self.b), jax.lax.complex(*self.low_rank)
 
     def convolve(self, xs: Float[Array, "T h"]) -> Float[Array, "T h"]:
         """The features of a sequence from a zero state without starts inside."""
@@ -177,17 +175,15 @@ def cauchy_kernel(
 ) -> Float[Array, " length"]:
     """K_l = c Abar^l Bbar for A = diag(eigenvalues) - low_rank low_rank^* (all pairs, not half) and Tustin's
     rule."""
-    rows = low_rank.conj().T
     truncated = c - _times_power(c, _dense_transition(eigenvalues, low_rank, step), length)
     # z = exp(-i t); its half angle keeps 1 - z = 2 i sin(t/2) exp(-i t/2) exact where z is near 1.
     half = jnp.pi * jnp.arange(length // 2 + 1) / length
     turn = jnp.exp(-1j * half)
     left, right = 4j / step * jnp.sin(half), 2 * jnp.cos(half)  # of 2/step (1 - z) and of 1 + z, over turn
     cauchy = 2 / (left[:, None] - right[:, None] * eigenvalues)
-    weights = (
-        jnp.concatenate([truncated[None], rows])[:, None] * jnp.concatenate([b[:, None], low_rank], axis=1).T
-    )
-    sums = jnp.einsum("fn,ijn->fij", cauchy, weights)  # [[c b, c P], [P^* b, P^* P]]
+    rows = jnp.concatenate([truncated[None], low_rank.conj().T])
+    columns = jnp.concatenate([b[None], low_rank.T])
+    sums = jnp.einsum("fn,ijn->fij", cauchy, rows[:, None] * columns)  # [[c b, c P], [P^* b, P^* P]]
     scale = right[:, None, None] / 2
     correction = _small_inverse(jnp.eye(low_rank.shape[1]) + scale * sums[:, 1:, 1:])
     value = sums[:, :1, :1] - scale * sums[:, :1, 1:] @ correction @ sums[:, 1:, :1]
