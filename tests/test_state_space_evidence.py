@@ -1,6 +1,7 @@
 """The reproductions about state spaces: their parts against independent computations, their targets against
 rows that break them."""
 
+import jax
 import numpy as np
 
 from linmem.evidence import ptd, s4_kernel, stable_ssm
@@ -20,7 +21,7 @@ def test_an_output_settles_at_the_transfer_function():
 
 
 def test_the_condition_of_orthonormal_eigenvectors_is_one():
-    basis = ptd.legs_normal(8, None)
+    basis = ptd.legs_normal(8, jax.random.key(0))
     np.testing.assert_allclose(ptd.condition(basis), 1.0, rtol=1e-9)
 
 

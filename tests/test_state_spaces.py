@@ -161,7 +161,7 @@ def test_the_best_maps_balance_their_gradients():
 def test_both_discretisations_agree_with_those_of_matrices():
     eigenvalues, b = np.array([-0.5 + 2j, -1.0 - 3j]), np.array([1.0 + 1j, 2.0])
     for name, dense in (("zoh", hippo.zoh), ("bilinear", hippo.bilinear)):
-        transition, gain = diagonal.DISCRETISE[name](eigenvalues, jnp.array(0.3))
+        transition, gain = diagonal.DISCRETISE[name](jnp.asarray(eigenvalues), jnp.array(0.3))
         expected, into = dense(np.diag(eigenvalues), b, 0.3)
         np.testing.assert_allclose(transition, np.diag(expected), rtol=1e-5)
         np.testing.assert_allclose(gain * b, into, rtol=1e-5)
@@ -193,7 +193,7 @@ def test_convolution_is_the_sum_it_stands_for():
     rng = np.random.default_rng(0)
     kernel, xs = rng.standard_normal((2, 11, 3)).astype(np.float32)
     expected = [sum(kernel[s] * xs[t - s] for s in range(t + 1)) for t in range(11)]
-    np.testing.assert_allclose(convolve(kernel, xs), expected, atol=1e-5)
+    np.testing.assert_allclose(convolve(jnp.asarray(kernel), jnp.asarray(xs)), expected, atol=1e-5)
     assert fast_length(8191) == 8192
 
 
