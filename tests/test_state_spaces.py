@@ -75,10 +75,10 @@ def test_the_timescale_is_the_mean_of_the_window(name):
 
 
 def test_a_step_range_makes_the_state_look_back_as_far_as_asked():
-    smallest, largest = hippo.step_range(0.5, shortest=10, longest=1000)
+    smallest, largest = hippo.step_range(0.5, shortest=10.0, longest=1000.0)
     assert (0.5 / largest, 0.5 / smallest) == (10, 1000)
     with pytest.raises(ValueError, match="shortest"):
-        hippo.step_range(1.0, 5, 2)
+        hippo.step_range(1.0, 5.0, 2.0)
 
 
 def test_zero_order_hold_integrates_a_constant_input_even_where_a_is_singular():
