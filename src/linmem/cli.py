@@ -186,6 +186,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
             },
+            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 

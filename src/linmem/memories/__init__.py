@@ -20,6 +20,7 @@ from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
 from .diagonal import ptd
 from .dss import DSS
+from .filter_bank import FilterBank
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .lru import LRU
@@ -28,6 +29,7 @@ from .none import NoMemory
 from .s4 import S4
 from .s4d import S4D
 from .s5 import S5
+from .self_tuning import SelfTuningFilter
 from .stack import Encoded, Features, Residual
 from .trace import Trace
 
@@ -49,9 +51,11 @@ __all__ = [
     "Encoded",
     "ExactLinearFilter",
     "Features",
+    "FilterBank",
     "InitialStateFilter",
     "NoMemory",
     "Residual",
+    "SelfTuningFilter",
     "Trace",
     "Viterbi",
     "identity",
@@ -72,6 +76,8 @@ CONFORMING: list[type[AbstractMemory]] = [
     ExactLinearFilter,
     AdaptiveLinearFilter,
     InitialStateFilter,
+    FilterBank,
+    SelfTuningFilter,
     DeepALF,
     Trace,
     S5,
@@ -112,6 +118,14 @@ def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abstra
 
 def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+
+
+def _alf_bank(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return FilterBank(_tables(world, "alf_bank"))
+
+
+def _alf_self_tuning(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return SelfTuningFilter(_tables(world, "alf_self_tuning"))
 
 
 def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -159,6 +173,10 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
+MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
+MEMORIES.add(
+    "alf_self_tuning", _alf_self_tuning, "the bank, weighed by how well each rate predicts", "this library"
+)
 MEMORIES.add(
     "deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER
 )
