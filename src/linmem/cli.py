@@ -272,6 +272,12 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
+            {
+                "two-state": "two_state",
+                "s4": "s4_kernel",
+                "ptd": "ptd",
+                "stable-ssm": "stable_ssm",
+            },
             {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
