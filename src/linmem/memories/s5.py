@@ -29,19 +29,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from .base import ONCE, PER_STEP, AbstractLinearMemory
-
-
-def hippo_normal(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS of an even ``size``; those with Im > 0.
-
-    Returns (Lambda (size / 2,), V (size, size / 2)), complex, V with orthonormal columns.
-    """
-    n = np.arange(size) + 0.5
-    skew = np.tril(np.sqrt(np.outer(n, n)), -1)
-    skew = skew.T - skew  # the normal part is -1/2 I plus this
-    frequency, vectors = np.linalg.eigh(-1j * skew)
-    upper = frequency > 0
-    return -0.5 + 1j * frequency[upper], vectors[:, upper]
+from .hippo import hippo_normal
 
 
 class S5(AbstractLinearMemory):
