@@ -180,7 +180,15 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
-            {"two-state": "two_state"},
+            {
+                "two-state": "two_state",
+                "hippo-prophecy": "reproduce_prophecy",
+                "stu": "reproduce_stu",
+                "space-time": "reproduce_space_time",
+                "rtf": "reproduce_rtf",
+                "ffm": "reproduce_ffm",
+                "state-feedback": "reproduce_state_feedback",
+            },
         ),
     }
 

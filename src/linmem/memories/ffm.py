@@ -1,4 +1,4 @@
-"""Fast and Forgetful Memory: decaying, rotating sums on a grid of traces and contexts, with gates around them.
+"""Fast and Forgetful Memory: decaying, rotating sums of the inputs, with gates around them.
 
     v_t = l_1(x_t) * sigmoid(l_2(x_t))                                       what enters
     S_t = gamma * S_{t-1} + v_t 1^T,   gamma = exp(-|alpha|) exp(-i omega)^T   aggregation, entry by entry
@@ -6,14 +6,14 @@
     g_t = sigmoid(l_4(x_t))
     y_t = LN(z_t) * g_t + l_5(x_t) * (1 - g_t)                               what leaves
 
-| paper     | here           | shape             | meaning                                                    |
-|-----------|----------------|-------------------|------------------------------------------------------------|
-| alpha     | decay          | (m,)              | how fast each trace is forgotten                           |
-| omega     | frequency      | (c,)              | how fast each context turns                                |
-| S         | h              | (m c,) complex    | memory, traces by contexts, flattened                      |
-| l_1, l_2  | enter, in_gate | (m, in) each      | input and its gate                                         |
-| l_3       | mix            | (out, 2 m c)      | readout                                                    |
-| l_4, l_5  | out_gate, skip | (out, in) each    | gate between memory and input, and the way past the memory |
+| paper    | here           | shape           | meaning                                                  |
+|----------|----------------|-----------------|----------------------------------------------------------|
+| alpha    | decay          | (m,)            | how fast each trace is forgotten                         |
+| omega    | frequency      | (c,)            | how fast each context turns                              |
+| S        | h              | (m c,) complex  | memory, traces by contexts, flattened                    |
+| l_1, l_2 | enter, in_gate | (m, in) each    | input and its gate                                       |
+| l_3      | mix            | (out, 2 m c)    | readout                                                  |
+| l_4, l_5 | out_gate, skip | (out, in) each  | gate between memory and input, and the way past memory   |
 
 Source: S. Morad, R. Kortvelesy, S. Liwicki, A. Prorok, "Reinforcement Learning with Fast and Forgetful
 Memory", 2023, arXiv:2310.04128, section 4; initial values as in the authors' code: |alpha| evenly spaced on

@@ -34,8 +34,8 @@ from .stack import _gelu
 
 
 class GSS(AbstractLinearMemory):
-    """Features (size,) for inputs (size,): F = ``wide``, H = ``narrow`` channels of N = ``state_size`` complex
-    states each. Norm and residual are inside."""
+    """Features (size,) for inputs (size,): F = ``wide``, H = ``narrow`` channels of N = ``state_size``
+    complex states each. Norm and residual are inside."""
 
     algebra: ClassVar[AbstractAlgebra] = Diagonal()
 

@@ -14,6 +14,8 @@ Departures: the paper predicts only at chunk ends; an agent acts at every step, 
 level's output is held and the low level's stands beside it. A chunk that a start cuts short is dropped.
 """
 
+from itertools import pairwise
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -95,9 +97,12 @@ class HiSS(AbstractMemory):
 
     def reference(self, xs, starts):
         """Each episode cut into chunks, each chunk through the low level, their ends through the high one."""
-        xs, begins = np.asarray(xs), [*np.flatnonzero(np.asarray(starts) | (np.arange(len(xs)) == 0)), len(xs)]
+        xs, begins = (
+            np.asarray(xs),
+            [*np.flatnonzero(np.asarray(starts) | (np.arange(len(xs)) == 0)), len(xs)],
+        )
         out = []
-        for begin, end in zip(begins, begins[1:], strict=False):
+        for begin, end in pairwise(begins):
             episode = xs[begin:end]
             chunks = [episode[i : i + self.chunk] for i in range(0, len(episode), self.chunk)]
             low = [self.low.reference(chunk, np.arange(len(chunk)) == 0) for chunk in chunks]

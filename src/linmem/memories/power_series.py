@@ -1,4 +1,4 @@
-"""Products and quotients of power series by FFT: a transfer function's impulse response from its coefficients.
+"""Products and quotients of power series by FFT: a transfer function's impulse response.
 
     b(z) / a(z) = k_0 + k_1 z + k_2 z^2 + ...,   a(0) = 1,   z one step of delay
 

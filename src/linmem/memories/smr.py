@@ -16,7 +16,6 @@ multiplied with the inputs); the window's length, one channel per input, the sig
 of this file. Works around any memory of vectors.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
