@@ -8,8 +8,8 @@
 | legt | 1 on [0, 1]      | Legendre, sqrt(2n+1) L_n(1 - 2 s)                  | 1/2       |
 | fout | 1 on [0, 1]      | 1, 0, sqrt2 cos(2 pi s), sqrt2 sin(2 pi s), ...    | 1/2       |
 
-The timescale is the mean of omega: how far back, in units of time, the state looks. With a step Delta it looks
-back timescale / Delta steps, which is the rule for choosing Delta (``step_range``).
+The timescale is the mean of omega: how far back, in units of time, the state looks. With a step Delta it
+looks back timescale / Delta steps, which is the rule for choosing Delta (``step_range``).
 
 Each A is a normal matrix minus one of low rank, A = N - P P^T with N + N^T = -2 c I, so N = V Lambda V^* with
 unitary V: the form of S4. Keeping the half of Lambda with Im > 0, real signals need 2 Re(.) of what it gives.
@@ -70,7 +70,7 @@ def fout(size: int) -> Hippo:
     The derivative turns each pair; the value that leaves the window, u(t - 1), is that of the series at its
     end, where a Fourier series takes the mean of both ends: u(t - 1) = 2 sum_k p_k(1) x_k - u(t).
     """
-    _check_even(size)
+    check_even(size)
     speed = 2 * np.pi * np.arange(size // 2)
     end = np.where(np.arange(size) % 2 == 0, np.sqrt(2), 0.0)  # p_n(0) = p_n(1)
     end[0] = 1.0
@@ -106,7 +106,7 @@ def normal_spectrum(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     normal: (n, n), n even. Returns (eigenvalues (n / 2,) with Im >= 0 rising, vectors (n, n / 2)).
     """
-    _check_even(len(normal))
+    check_even(len(normal))
     frequency, vectors = np.linalg.eigh(-0.5j * (normal - normal.T))  # of the skew part: n real numbers
     rest = np.abs(frequency) < 1e-9 * max(1.0, np.abs(frequency).max())
     moving = (frequency > 0) & ~rest
@@ -164,6 +164,7 @@ def zoh(a: np.ndarray, b: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarr
     return both[:n, :n], both[:n, n:].reshape(b.shape)
 
 
-def _check_even(size: int) -> None:
+def check_even(size: int) -> None:
+    """Raise if ``size`` real dimensions cannot be taken in conjugate pairs."""
     if size < 2 or size % 2:
         raise ValueError(f"size is {size}; conjugate pairs need an even number of at least 2")
