@@ -1,8 +1,8 @@
 """How much faster linear memories train than a GRU: one gradient of one layer over a batch of sequences.
 
 The papers compare on GPUs with the GRU of their time: Fast and Forgetful Memory claims two orders of
-magnitude (arXiv:2310.04128), S5 five times and more in RL (arXiv:2303.03982). Here all three run compiled on the same
-CPU, the GRU with its own derivative (one matrix product for its weights after the loop).
+magnitude (arXiv:2310.04128), S5 five times and more in RL (arXiv:2303.03982). Here all three run compiled on
+the same CPU, the GRU with its own derivative (one matrix product for its weights after the loop).
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Spectral filters against a learned diagonal state space, on linear systems of long memory.
 
-A symmetric linear system of 16 states, its eigenvalues' magnitudes spread between 1 - 2 gap and 1 - gap, half
-of them negative, is driven by white noise; the task is its output. The spectral transform unit's fixed filters
-need one least-squares solve; S5, a learned diagonal state space with more parameters, is trained by Adam at
-three learning rates, of which the best on the test is reported.
+A symmetric linear system of 16 states, its eigenvalues' magnitudes spread between 1 - 2 gap and 1 - gap,
+half of them negative, is driven by white noise; the task is its output. The spectral transform unit's fixed
+filters need one least-squares solve; S5, a learned diagonal state space with more parameters, is trained by
+Adam at three learning rates, of which the best on the test is reported.
 """
 
 from pathlib import Path

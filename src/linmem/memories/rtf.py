@@ -33,7 +33,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .base import AbstractMemory
-from .power_series import product, quotient
+from .convolution import convolve
+from .power_series import quotient
 
 
 class RTF(AbstractMemory):
@@ -63,16 +64,16 @@ class RTF(AbstractMemory):
     def unroll(self, state, xs, starts):
         return jax.lax.scan(lambda h, timed: self.step(h, *timed), state, (xs, starts))
 
-    def kernel(self, length: int) -> Float[Array, "d length"]:
+    def kernel(self, length: int) -> Float[Array, "length d"]:
         """The impulse response k_0, ..., k_{length-1} of each channel."""
-        below = jnp.concatenate([jnp.ones_like(self.d)[:, None], self.denominator], axis=1)
-        above = jnp.pad(self.numerator, ((0, 0), (1, 0)))
-        return quotient(above, below, length).at[:, 0].add(self.d)
+        below = jnp.concatenate([jnp.ones_like(self.d)[None], self.denominator.T])
+        above = jnp.concatenate([jnp.zeros_like(self.d)[None], self.numerator.T])
+        return quotient(above, below, length).at[0].add(self.d)
 
     def convolve(self, xs: Float[Array, "T d"]) -> Float[Array, "T d"]:
         """The features of a whole sequence that begins at its first step and has no other start: what
         ``unroll`` gives, at a cost that does not depend on the order of the filters."""
-        return product(self.kernel(len(xs)), xs.T, len(xs)).T
+        return convolve(self.kernel(len(xs)), xs)
 
     @classmethod
     def example(cls, key, steps):

@@ -30,7 +30,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .base import AbstractMemory
-from .power_series import product, quotient
+from .convolution import convolve
+from .power_series import quotient
 
 
 class SpaceTime(AbstractMemory):
@@ -86,11 +87,11 @@ class SpaceTime(AbstractMemory):
 
     def predict_next(self, xs: Float[Array, "T d"]) -> Float[Array, "T d"]:
         """K x_t at every step of a whole sequence: what is expected of the next input."""
-        return product(self._response(self.feedback, len(xs)), xs.T, len(xs)).T
+        return convolve(self._response(self.feedback, len(xs)), xs)
 
-    def kernel(self, length: int) -> Float[Array, "d length"]:
+    def kernel(self, length: int) -> Float[Array, "length d"]:
         """The impulse response D + C B, C A B, C A^2 B, ... of each channel."""
-        return self._response(self.c, length).at[:, 0].add(self.d)
+        return self._response(self.c, length).at[0].add(self.d)
 
     def _response(self, readout, length):
         """readout A^t B: a quotient, whose denominator is the characteristic polynomial of A reversed."""
@@ -100,12 +101,12 @@ class SpaceTime(AbstractMemory):
             return self._advance(h, jnp.zeros_like(self.d)), jnp.sum(readout * h, axis=1)
 
         _, head = jax.lax.scan(first, self.b, length=n)
-        below = jnp.concatenate([jnp.ones_like(self.b[:, :1]), -self._column()[:, ::-1]], axis=1)
-        return quotient(product(head.T, below, n), below, length)
+        below = jnp.concatenate([jnp.ones_like(self.d)[None], -self._column().T[::-1]])
+        return quotient(convolve(head, below[:n]), below, length)
 
     def convolve(self, xs: Float[Array, "T d"]) -> Float[Array, "T d"]:
         """The features of a whole sequence that begins at its first step and has no other start."""
-        return product(self.kernel(len(xs)), xs.T, len(xs)).T
+        return convolve(self.kernel(len(xs)), xs)
 
     @classmethod
     def example(cls, key, steps):

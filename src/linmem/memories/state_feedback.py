@@ -63,7 +63,7 @@ def _forward(perturbed, floats, rest, starts, feedback):
 @_unroll.def_bwd
 def _backward(before, cotangents, perturbed, floats, rest, starts, feedback):
     last_g, ys_g = cotangents
-    parameters, _, xs = floats
+    parameters, first_state, xs = floats
     states, counts = eqx.partition(before, eqx.is_inexact_array)
 
     def steps(parameters, states, xs):
@@ -87,7 +87,8 @@ def _backward(before, cotangents, perturbed, floats, rest, starts, feedback):
         g = jnp.flip(g, 0).reshape(r.shape)  # g_{t-1} at t; r_t is 0 already where a start erased h_{t-1}
         return jnp.concatenate([g[1:], last[None]]), first.reshape(last.shape)
 
-    last = eqx.filter(last_g, eqx.is_inexact_array)
+    # What the loss does not read has no gradient, which equinox writes as None.
+    last = jax.tree.map(lambda h, g: jnp.zeros_like(h) if g is None else g, first_state, last_g)
     pairs = jax.tree.map(send_back, readout, last)
     g, first = (jax.tree.map(lambda _, pair, i=i: pair[i], readout, pairs) for i in (0, 1))
     parameters_g, _, xs_g = pull((g, ys_g))
