@@ -76,8 +76,8 @@ def main(batch: int = 16, repeats: int = 5, out: Path = Path("runs/ffm"), json: 
     remarks = [
         f"{batch} sequences, width {WIDTH}, float32; S5 of state {WIDTH}, FFM of 32 x 4 complex states",
         "A GPU spends a GRU's time on starting one small kernel after another, which a linear scan avoids. A"
-        " CPU core has no such cost: a step of a compiled loop takes what its products take, so ratios are"
-        " near those of the arithmetic.",
+        " CPU core has no such cost: a step of a compiled loop takes what its products take, and long batches"
+        " of states leave the cache, so ratios are those of arithmetic and memory traffic.",
         f"figure: {path}",
     ]
     return conclude(Evidence("ffm", rows, table, targets, remarks), json)

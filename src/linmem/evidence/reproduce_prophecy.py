@@ -8,7 +8,7 @@ next state is the present one"); two-point extrapolation (2 u_t - u_{t-1}) stand
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
@@ -63,7 +63,7 @@ def measure(system: str, seed: int) -> dict[str, float]:
     starts = jnp.arange(STEPS) == 0
     for size in SIZES:
         memory = HippoProphecy(states.shape[1], size, WINDOW)
-        _, guess = jax.jit(memory.unroll)(memory.init(), jnp.asarray(states, jnp.float32), starts)
+        _, guess = eqx.filter_jit(memory.unroll)(memory.init(), jnp.asarray(states, jnp.float32), starts)
         found[str(size)] = error(np.asarray(guess, np.float64), states) / still
     return found
 
