@@ -19,13 +19,19 @@ from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
 from .ffm import FFM
+from .diagonal import ptd
+from .dss import DSS
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .lru import LRU
+from .lssl import LSSL
 from .none import NoMemory
 from .prophecy import HippoProphecy
 from .rtf import RTF
+from .s4 import S4
+from .s4d import S4D
 from .s5 import S5
 from .smr import StateMemoryReplay
 from .space_time import SpaceTime
@@ -41,6 +47,13 @@ __all__ = [
     "GSS",
     "MEMORIES",
     "RTF",
+    "DSS",
+    "GRU",
+    "LRU",
+    "LSSL",
+    "MEMORIES",
+    "S4",
+    "S4D",
     "S5",
     "STU",
     "AbstractLinearMemory",
@@ -69,6 +82,9 @@ __all__ = [
 PAPER = "Zhao et al. 2026, arXiv:2605.31261"
 ALF_DELTA = 0.05  # best of 0.03, 0.05, 0.07, 0.1, 0.15, 0.2 on our RingWorld; the paper took 0.1 on its own
 
+CHANNEL_STATE = 16
+"""State size of each channel in the layers that have one for each."""
+
 CONFORMING: list[type[AbstractMemory]] = [
     NoMemory,
     Belief,
@@ -79,6 +95,11 @@ CONFORMING: list[type[AbstractMemory]] = [
     DeepALF,
     Trace,
     S5,
+    S4,
+    S4D,
+    DSS,
+    LSSL,
+    LRU,
     GRU,
     Encoded,
     Residual,
@@ -197,6 +218,42 @@ MEMORIES.add(
     _block(lambda size, key: S5(size, 2 * (size // 2), key=key)),
     "diagonal state space, zero-order hold, residual block",
     "Smith et al. 2023, arXiv:2208.04933",
+)
+MEMORIES.add(
+    "s5_ptd",
+    _block(lambda size, key: S5(size, 2 * (size // 2), key=key, init=ptd)),
+    "S5 begun from a perturbed, then diagonalised HiPPO matrix",
+    "Yu et al. 2023, arXiv:2310.01698",
+)
+MEMORIES.add(
+    "lru",
+    _block(lambda size, key: LRU(size, size, key=key)),
+    "linear recurrent unit: complex diagonal, begun on a ring, inputs normalised",
+    "Orvieto et al. 2023, arXiv:2303.06349",
+)
+MEMORIES.add(
+    "s4",
+    _block(lambda size, key: S4(size, CHANNEL_STATE, key=key)),
+    "diagonal plus low rank, a state for each channel",
+    "Gu et al. 2021, arXiv:2111.00396",
+)
+MEMORIES.add(
+    "s4d",
+    _block(lambda size, key: S4D(size, CHANNEL_STATE, key=key)),
+    "diagonal, a state for each channel",
+    "Gu et al. 2022, arXiv:2206.11893",
+)
+MEMORIES.add(
+    "dss",
+    _block(lambda size, key: DSS(size, CHANNEL_STATE, key=key)),
+    "diagonal, a state for each channel, eigenvalues shared",
+    "Gupta et al. 2022, arXiv:2203.14343",
+)
+MEMORIES.add(
+    "lssl",
+    _block(lambda size, key: LSSL(size, CHANNEL_STATE, key=key)),
+    "dense, a state for each channel",
+    "Gu et al. 2021, arXiv:2110.13985",
 )
 MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, arXiv:1406.1078")
 MEMORIES.add(

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from .hippo import HIPPO, Hippo, check_even, dplr, legs
+from .hippo import Hippo, check_even, dplr, fout, legs, legt
 
 SLOWEST = 1e-4
 """The least decay rate an initialisation starts from: legt and fout have none in their normal part."""
@@ -130,10 +130,13 @@ def _pairs(eigenvalues, size: int) -> Basis:
     return Basis(eigenvalues, pairs, pairs.conj().T, np.ones(size // 2, complex))
 
 
+legs_normal = normal_part(legs)
 ptd = perturb_then_diagonalise()
 
 INITS: dict[str, Init] = {
-    **{name: normal_part(hippo) for name, hippo in HIPPO.items()},
+    "legs": legs_normal,
+    "legt": normal_part(legt),
+    "fout": normal_part(fout),
     "lin": lin,
     "inv": inv,
     "ptd": ptd,
