@@ -3,8 +3,9 @@
     (1 - 0.5 L)(1 - 0.98 L^24) u_t = e_t      L the lag, e_t white noise of variance 1: an AR(25)
 
 SpaceTime and S5 (a diagonal state space) of equal real state size learn to predict the next value, by Adam on
-the same batches, at three learning rates, of which the best on the held-out series is reported. Then each continues held-out series on its own for 720 steps, feeding back what it predicts,
-and is compared with the process's own conditional mean.
+the same batches at three learning rates, of which the best on the held-out series is reported. Then each
+continues held-out series on its own for 720 steps, feeding back what it predicts, and is compared with the
+process's own conditional mean.
 """
 
 from pathlib import Path
@@ -33,7 +34,7 @@ RATES = (1e-3, 3e-3, 1e-2)
 def process(count: int, steps: int, seed: int) -> np.ndarray:
     """Stationary series (count, steps) of the process."""
     noise = np.random.default_rng(seed).standard_normal((count, steps + 2000))
-    return lfilter([1.0], POLYNOMIAL, noise)[:, 2000:]
+    return np.asarray(lfilter([1.0], POLYNOMIAL, noise))[:, 2000:]
 
 
 def conditional_mean(past: np.ndarray) -> np.ndarray:

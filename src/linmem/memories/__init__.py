@@ -18,9 +18,9 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
-from .ffm import FFM
 from .diagonal import ptd
 from .dss import DSS
+from .ffm import FFM
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
@@ -42,16 +42,14 @@ from .trace import Trace
 
 __all__ = [
     "CONFORMING",
+    "DSS",
     "FFM",
     "GRU",
     "GSS",
-    "MEMORIES",
-    "RTF",
-    "DSS",
-    "GRU",
     "LRU",
     "LSSL",
     "MEMORIES",
+    "RTF",
     "S4",
     "S4D",
     "S5",

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Inexact, PyTree
 
 from .base import AbstractLinearMemory
-from .s5 import S5
+from .prophecy import HippoProphecy
 
 
 class StateOffset(AbstractLinearMemory):
@@ -60,13 +60,11 @@ class StateOffset(AbstractLinearMemory):
 
     @classmethod
     def example(cls, key, steps):
-        memory, xs = S5.example(key, steps)
-        real, imag = jax.random.normal(key, (2, *memory.init().shape))
-        return eqx.tree_at(lambda m: m.offset, cls(memory), jax.lax.complex(real, imag)), xs
+        memory, xs = HippoProphecy.example(key, steps)
+        return eqx.tree_at(lambda m: m.offset, cls(memory), jax.random.normal(key, memory.init().shape)), xs
 
     def reference(self, xs, starts):
-        """The readout of S5, the example's memory, is linear: the offset adds the same at every step."""
-        assert isinstance(self.memory, S5)
-        f = lambda a: np.asarray(a, np.complex128)  # noqa: E731
-        C = f(self.memory.c_real) + 1j * f(self.memory.c_imag)
-        return self.memory.reference(xs, starts) + 2 * (C @ f(self.offset)).real
+        """For the example, whose readout is linear: the offset adds the same at every step."""
+        assert isinstance(self.memory, HippoProphecy)
+        added = np.asarray(self.offset, np.float64) @ np.asarray(self.memory.c, np.float64)
+        return self.memory.reference(xs, starts) + self.memory.step_size * added
