@@ -5,12 +5,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.integrate import quad
 from scipy.special import eval_legendre
 
 from linmem.evidence import reproduce_prophecy
 from linmem.memories import GRU, RTF, S5, STU, SpaceTime, StateOffset, Trace
 from linmem.memories.causal_filter import causal_filter
+from linmem.memories.ls4 import LS4
 from linmem.memories.power_series import quotient
 from linmem.memories.prophecy import derivative_readout
 from linmem.memories.state_feedback import feedback_unroll
@@ -190,3 +192,44 @@ def test_an_offset_of_the_state_moves_outputs_for_ever_and_an_initial_state_does
     trained, frozen = eqx.partition(wrapped, wrapped.tunable())
     assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == 4
     assert len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(memory))
+
+
+def test_a_latent_model_bounds_by_the_likelihood_less_the_divergence():
+    """With networks cut to their last biases every part is known: the bound is a sum of Gaussian formulas."""
+    model = LS4(1, 1, 4, key=KEY)
+    outputs = [n.leave for n in (model.prior, model.decoder, model.posterior)]
+    cut = [eqx.tree_at(lambda l: l.weight, layer, jnp.zeros_like(layer.weight)) for layer in outputs]
+    biases = [jnp.array([0.5, 0.2]), jnp.array([0.3]), jnp.array([-0.1, -0.4])]
+    cut = [eqx.tree_at(lambda l: l.bias, layer, bias) for layer, bias in zip(cut, biases, strict=True)]
+    where = lambda m: [m.prior.leave, m.decoder.leave, m.posterior.leave, m.log_noise]  # noqa: E731
+    model = eqx.tree_at(where, model, [*cut, jnp.array([0.6])])
+    xs = jax.random.normal(KEY, (6, 1))
+    likelihood = stats.norm.logpdf(np.asarray(xs)[:, 0], 0.3, np.exp(0.6))
+    q, p = stats.norm(-0.1, np.exp(-0.4)), stats.norm(0.5, np.exp(0.2))
+    divergence = quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -8, 8)[0]
+    assert model.elbo(xs, jnp.asarray(begin(6)), KEY) == pytest.approx(likelihood - divergence, abs=1e-5)
+
+
+def test_a_latent_model_samples_what_its_density_expects():
+    """Seen from the networks run over whole series, what was drawn step by step is standard normal noise."""
+    steps = 3000
+    model = LS4(2, 3, 4, key=KEY)
+    xs, zs = model.sample(steps, jax.random.key(1))
+    starts = jnp.asarray(begin(steps))
+
+    def before(values):
+        return jnp.concatenate([jnp.zeros_like(values[:1]), values[:-1]])
+
+    mean, log_scale = jnp.split(model.prior(before(zs), starts), 2, axis=1)
+    expected = model.decoder(jnp.concatenate([zs, before(xs)], axis=1), starts)
+    for noise in ((zs - mean) / jnp.exp(log_scale), xs - expected):
+        assert np.mean(noise, axis=0) == pytest.approx(0, abs=5 / steps**0.5)
+        assert np.std(noise, axis=0) == pytest.approx(1, abs=5 / (2 * steps) ** 0.5)
+
+
+def test_what_a_latent_model_says_of_a_series_does_not_depend_on_the_one_before():
+    model = LS4(2, 3, 4, key=KEY)
+    xs, starts = jax.random.normal(KEY, (12, 2)), jnp.asarray(np.isin(np.arange(12), [0, 7]))
+    poisoned = jnp.where((jnp.arange(12) < 7)[:, None], jnp.nan, xs)
+    clean, dirty = (model.elbo(x, starts, KEY) for x in (xs, poisoned))
+    assert np.array_equal(clean[7:], dirty[7:])

@@ -73,7 +73,7 @@ def diagonal_error(data, updates: int, seed: int) -> dict[float, float]:
     return errors
 
 
-def main(updates: int = 1500, seed: int = 0, out: Path = Path("runs/stu"), json: Path | None = None) -> int:
+def main(updates: int = 1000, seed: int = 0, out: Path = Path("runs/stu"), json: Path | None = None) -> int:
     """Fixed spectral filters against a trained diagonal state space (arXiv:2312.06837).
 
     Takes about three minutes on 2 cores.
