@@ -188,6 +188,9 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "rtf": "reproduce_rtf",
                 "ffm": "reproduce_ffm",
                 "state-feedback": "reproduce_state_feedback",
+                "s4": "s4_kernel",
+                "ptd": "ptd",
+                "stable-ssm": "stable_ssm",
             },
         ),
     }
