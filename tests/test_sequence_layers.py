@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.special import eval_legendre
 
-from linmem.evidence import reproduce_prophecy
+from linmem.evidence import hippo_prophecy
 from linmem.memories import GRU, RTF, S5, STU, SpaceTime, StateOffset, Trace
 from linmem.memories.causal_filter import causal_filter
 from linmem.memories.ls4 import LS4
@@ -121,7 +121,7 @@ def test_the_prophecy_readout_is_the_derivative_of_any_polynomial():
 
 
 def test_an_untrained_prophecy_beats_persistence_the_more_the_larger_its_state():
-    found = reproduce_prophecy.measure("pendulum", seed=5)
+    found = hippo_prophecy.measure("pendulum", seed=5)
     assert found["16"] < 0.5 * found["8"] < 0.25 * found["4"]
 
 
