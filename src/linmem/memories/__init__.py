@@ -283,6 +283,12 @@ MEMORIES.add(
     "Zhang et al. 2023, arXiv:2303.09489",
 )
 MEMORIES.add(
+    "prophecy",
+    _block(lambda size, key: HippoProphecy(size, 16, 50)),
+    "HiPPO-LegT of the last 50 inputs, begun as a predictor of the next, residual block",
+    "Arangath Joseph et al. 2024, arXiv:2407.09375",
+)
+MEMORIES.add(
     "stu",
     _block(lambda size, key: STU(size, 8, 64, key=key)),
     "8 fixed spectral filters over the last 64 inputs, learned mixing, residual block",
