@@ -127,7 +127,7 @@ def targets_of(rows: list[dict]) -> list[Target]:
 
     s4d = min(row["deviation"] for row in rows if row["system"].startswith("S4D"))
     margin = max(
-        r["deviation"] / ((2 * np.log(r["n"]) + 4) * epsilon)
+        r["deviation"] / float((2 * np.log(r["n"]) + 4) * epsilon)
         for r in rows
         for epsilon in EPSILONS
         if _is(r, epsilon)
