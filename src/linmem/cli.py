@@ -274,6 +274,12 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {
                 "two-state": "two_state",
+                "hippo-prophecy": "hippo_prophecy",
+                "stu": "stu",
+                "space-time": "space_time",
+                "rtf": "rtf",
+                "ffm": "ffm",
+                "state-feedback": "state_feedback",
                 "s4": "s4_kernel",
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",

@@ -21,28 +21,41 @@ from .deep_alf import DeepALF, random_deep_alf
 from .diagonal import ptd
 from .dss import DSS
 from .filter_bank import FilterBank
+from .ffm import FFM
 from .gru import GRU
+from .gss import GSS
+from .hiss import HiSS
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .lru import LRU
 from .lssl import LSSL
 from .none import NoMemory
+from .prophecy import HippoProphecy
+from .rtf import RTF
 from .s4 import S4
 from .s4d import S4D
 from .s5 import S5
 from .self_tuning import SelfTuningFilter
+from .smr import StateMemoryReplay
+from .space_time import SpaceTime
 from .stack import Encoded, Features, Residual
+from .state_offset import StateOffset
+from .stu import STU
 from .trace import Trace
 
 __all__ = [
     "CONFORMING",
     "DSS",
+    "FFM",
     "GRU",
+    "GSS",
     "LRU",
     "LSSL",
     "MEMORIES",
+    "RTF",
     "S4",
     "S4D",
     "S5",
+    "STU",
     "AbstractLinearMemory",
     "AbstractMemory",
     "AdaptiveLinearFilter",
@@ -56,6 +69,14 @@ __all__ = [
     "NoMemory",
     "Residual",
     "SelfTuningFilter",
+    "HiSS",
+    "HippoProphecy",
+    "InitialStateFilter",
+    "NoMemory",
+    "Residual",
+    "SpaceTime",
+    "StateMemoryReplay",
+    "StateOffset",
     "Trace",
     "Viterbi",
     "identity",
@@ -89,6 +110,15 @@ CONFORMING: list[type[AbstractMemory]] = [
     GRU,
     Encoded,
     Residual,
+    FFM,
+    GSS,
+    HiSS,
+    HippoProphecy,
+    RTF,
+    STU,
+    SpaceTime,
+    StateMemoryReplay,
+    StateOffset,
 ]
 """Every class that promises what ``promises.py`` checks;
 a memory file with a class missing here fails a test."""
@@ -153,6 +183,27 @@ def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
         return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
 
     return make
+
+
+def _layer(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
+    """A maker from a layer (size, key) that brings its own norm and residual, or needs none: encoder only."""
+
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+        in_key, memory_key = jax.random.split(key)
+        return _learned(world, size, in_key, layer(size, memory_key))
+
+    return make
+
+
+def _smr_s5(size: int, key: PRNGKeyArray) -> AbstractMemory:
+    replay_key, memory_key = jax.random.split(key)
+    return StateMemoryReplay(size, S5(size, 2 * (size // 2), key=memory_key), key=replay_key)
+
+
+def _hiss(size: int, key: PRNGKeyArray) -> AbstractMemory:
+    keys = jax.random.split(key, 4)
+    low, high = (Residual(S5(size, 2 * (size // 2), key=keys[i]), key=keys[i + 1]) for i in (0, 2))
+    return HiSS(low, high, 10)  # pyright: ignore[reportCallIssue]
 
 
 def _gru(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -228,3 +279,51 @@ MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
 MEMORIES.add("none", _none, "no memory: the present observation only", "-")
+MEMORIES.add(
+    "ffm",
+    _layer(lambda size, key: FFM(size, size, 32, 4, key=key)),
+    "decaying, rotating sums of 32 traces at 4 frequencies, gated",
+    "Morad et al. 2023, arXiv:2310.04128",
+)
+MEMORIES.add(
+    "gss",
+    _layer(lambda size, key: GSS(size, 2 * size, max(1, size // 4), 16, key=key)),
+    "narrow diagonal state space that gates a wide branch",
+    "Mehta et al. 2022, arXiv:2206.13947",
+)
+MEMORIES.add(
+    "rtf",
+    _block(lambda size, key: RTF(size, 16, key=key)),
+    "rational transfer function of order 16 per channel, residual block",
+    "Parnichkun et al. 2024, arXiv:2405.06147",
+)
+MEMORIES.add(
+    "space_time",
+    _block(lambda size, key: SpaceTime(size, 16, key=key)),
+    "companion-matrix state space of order 16 per channel, residual block",
+    "Zhang et al. 2023, arXiv:2303.09489",
+)
+MEMORIES.add(
+    "prophecy",
+    _block(lambda size, key: HippoProphecy(size, 16, 50)),
+    "HiPPO-LegT of the last 50 inputs, begun as a predictor of the next, residual block",
+    "Arangath Joseph et al. 2024, arXiv:2407.09375",
+)
+MEMORIES.add(
+    "stu",
+    _block(lambda size, key: STU(size, 8, 64, key=key)),
+    "8 fixed spectral filters over the last 64 inputs, learned mixing, residual block",
+    "Agarwal et al. 2024, arXiv:2312.06837",
+)
+MEMORIES.add(
+    "smr_s5",
+    _block(_smr_s5),
+    "S5 behind a gate of the last 4 inputs, residual block",
+    "Qi et al. 2024, arXiv:2405.17534",
+)
+MEMORIES.add(
+    "hiss",
+    _layer(_hiss),
+    "S5 over chunks of 10 steps, S5 over the chunks",
+    "Bhirangi et al. 2024, arXiv:2402.10211",
+)
