@@ -20,8 +20,8 @@ from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
 from .diagonal import ptd
 from .dss import DSS
-from .filter_bank import FilterBank
 from .ffm import FFM
+from .filter_bank import FilterBank
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
@@ -65,15 +65,12 @@ __all__ = [
     "ExactLinearFilter",
     "Features",
     "FilterBank",
-    "InitialStateFilter",
-    "NoMemory",
-    "Residual",
-    "SelfTuningFilter",
     "HiSS",
     "HippoProphecy",
     "InitialStateFilter",
     "NoMemory",
     "Residual",
+    "SelfTuningFilter",
     "SpaceTime",
     "StateMemoryReplay",
     "StateOffset",
