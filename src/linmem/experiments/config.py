@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 from ..agents import AGENTS, PPOConfig
 from ..memories import MEMORIES
-from ..worlds import WORLDS
+from ..worlds import resolve
 from ..worlds.model_files import is_model_name, read_model
 
 DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
@@ -24,7 +24,8 @@ class RunConfig:
     """Train one agent per memory and seed on one world; the agents differ in their memory only."""
 
     world: str = "ringworld"
-    """the world (see `linmem list`), or a .POMDP or POMDPX file, whose discount then holds"""
+    """the world (see `linmem list`), gymnax:ID or gym:ID of those libraries, or a .POMDP or POMDPX file, whose
+    discount then holds"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
     """the memories, one after another (see `linmem list`)"""
     agent: str = "ppo"
@@ -43,8 +44,7 @@ class RunConfig:
     """settings of the learner"""
 
     def __post_init__(self):
-        if not is_model_name(self.world):
-            WORLDS[self.world]
+        resolve(self.world)
         AGENTS[self.agent]
         for name in self.memory:
             MEMORIES[name]
@@ -67,7 +67,8 @@ class RunConfig:
     def folder_name(self) -> str:
         """<world>-<hash of everything>: two configurations never share a folder, one always has the same."""
         text = json.dumps(self.as_dict(), sort_keys=True)
-        return f"{PurePath(self.world).name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        world = re.sub(r"[^A-Za-z0-9._-]", "-", self.world)
+        return f"{world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
