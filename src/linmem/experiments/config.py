@@ -24,8 +24,8 @@ class RunConfig:
     """Train one agent per memory and seed on one world; the agents differ in their memory only."""
 
     world: str = "ringworld"
-    """the world (see `linmem list`), gymnax:ID or gym:ID of those libraries, or a .POMDP or POMDPX file, whose
-    discount then holds"""
+    """the world (see `linmem list`), gymnax:ID or gym:ID of those libraries, or a .POMDP or POMDPX file,
+    whose discount then holds"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
     """the memories, one after another (see `linmem list`)"""
     agent: str = "ppo"

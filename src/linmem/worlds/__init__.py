@@ -89,8 +89,9 @@ ELSEWHERE = {
 
 def resolve(name: str) -> Entry:
     """The entry of a world by what a user types: a registered name, ``gymnax:CartPole-v1``, or
-    ``gym:MiniGrid-MemoryS7-v0``, or a .POMDP or POMDPX file. ``resolve(name).make()`` makes it, and only then imports the other
-    library."""
+    ``gym:MiniGrid-MemoryS7-v0``, or a .POMDP or POMDPX file.
+    ``resolve(name).make()`` makes it, and only then
+    imports the other library."""
     prefix, colon, rest = name.partition(":")
     if colon and prefix in ELSEWHERE:
         there = ELSEWHERE[prefix]
