@@ -18,27 +18,41 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
+from .deltanet import DeltaNet
+from .deltaproduct import DeltaProduct
+from .gated_deltanet import GatedDeltaNet
+from .gla import GLA
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .mamba2 import Mamba2
+from .mlstm import MLSTM
 from .none import NoMemory
+from .rwkv7 import RWKV7
 from .s5 import S5
 from .stack import Encoded, Features, Residual
 from .trace import Trace
 
 __all__ = [
     "CONFORMING",
+    "GLA",
     "GRU",
     "MEMORIES",
+    "MLSTM",
+    "RWKV7",
     "S5",
     "AbstractLinearMemory",
     "AbstractMemory",
     "AdaptiveLinearFilter",
     "Belief",
     "DeepALF",
+    "DeltaNet",
+    "DeltaProduct",
     "Encoded",
     "ExactLinearFilter",
     "Features",
+    "GatedDeltaNet",
     "InitialStateFilter",
+    "Mamba2",
     "NoMemory",
     "Residual",
     "Trace",
@@ -62,6 +76,13 @@ CONFORMING: list[type[AbstractMemory]] = [
     Trace,
     S5,
     GRU,
+    Mamba2,
+    GLA,
+    MLSTM,
+    DeltaNet,
+    GatedDeltaNet,
+    DeltaProduct,
+    RWKV7,
     Encoded,
     Residual,
 ]
