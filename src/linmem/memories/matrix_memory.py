@@ -7,16 +7,22 @@ window of the convolution.
 """
 
 import abc
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..core.chunked.kernel import AbstractKernel, unroll
 from .base import AbstractMemory
 from .short_convolution import ShortConvolution
+
+
+Run = Callable[[AbstractKernel, Any, Any, Bool[Array, " T"]], tuple[Any, Array]]
+"""(kernel, state, inputs, starts) to (last state, outputs)."""
 
 
 class MatrixState(NamedTuple):
@@ -63,11 +69,12 @@ class AbstractMatrixMemory(AbstractMemory):
         heads, read = jax.vmap(self.kernel.step, (0, 0, None))(state.heads, inputs, start)
         return MatrixState(window, heads), self.decode(read, rest)
 
-    def unroll(self, state, xs, starts):
+    def unroll(self, state, xs, starts, run: Run = unroll):
+        """``run`` is how one head runs over time; another than the chunked form is for comparisons."""
         window, mixed = state.window, jax.vmap(self.mix)(xs)
         if self.convolution is not None:
             window, mixed = self.convolution.unroll(window, mixed, starts)
         inputs, rest = jax.vmap(self.encode)(xs, mixed)
-        run = jax.vmap(lambda state, inputs: unroll(self.kernel, state, inputs, starts), (0, 1), (0, 1))
-        heads, reads = run(state.heads, inputs)
+        one = functools.partial(run, self.kernel)
+        heads, reads = jax.vmap(one, (0, 1, None), (0, 1))(state.heads, inputs, starts)
         return MatrixState(window, heads), jax.vmap(self.decode)(reads, rest)

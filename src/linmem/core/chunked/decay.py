@@ -15,9 +15,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 _GRID = 256.0
+
+
+Began = Int[Array, " C"]
+"""For each step of a chunk, the step at which its episode began; -1 if before the chunk."""
 
 
 class Decay(NamedTuple):
@@ -36,7 +40,8 @@ class Decay(NamedTuple):
 
 
 class Cumulated(NamedTuple):
-    """L_t in its two parts, and sigma_t; time is the first axis."""
+    """L_t in its two parts, and sigma_t; time is the first axis. L counts from the episode's beginning, or the
+    chunk's: what lies before a start does not even change a rounding behind it."""
 
     coarse: Float[Array, "C *shape"]
     fine: Float[Array, "C *shape"]
@@ -54,8 +59,20 @@ class Cumulated(NamedTuple):
         return self.coarse + self.fine
 
 
-def cumulate(decay: Decay) -> Cumulated:
+def cumulate(decay: Decay, began: Began) -> Cumulated:
     """L_t and sigma_t of a chunk, (C, ...)."""
     coarse = jax.lax.stop_gradient(jnp.round(decay.log * _GRID) / _GRID)
-    sign = None if decay.sign is None else jax.lax.stop_gradient(jnp.cumprod(decay.sign, axis=0))
-    return Cumulated(jnp.cumsum(coarse, axis=0), jnp.cumsum(decay.log - coarse, axis=0), sign)
+    since_beginning = jnp.where(causal(began), 1.0, 0.0).astype(coarse.dtype)
+    sign = None
+    if (
+        decay.sign is not None
+    ):  # a sum would count the flips of other episodes as well, but they cancel in pairs
+        flips = jnp.where(decay.sign < 0, -1.0, 1.0)
+        sign = jax.lax.stop_gradient(jnp.cumprod(flips.astype(coarse.dtype), axis=0))
+    return Cumulated(since_beginning @ coarse, since_beginning @ (decay.log - coarse), sign)
+
+
+def causal(began: Began, strict: bool = False) -> Bool[Array, "C C"]:
+    """[t, s]: whether s <= t (``strict``: s < t) and both belong to the same episode."""
+    below = jnp.tri(len(began), k=-1 if strict else 0, dtype=bool)
+    return below & (began[:, None] == began[None, :])

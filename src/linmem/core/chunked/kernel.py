@@ -16,12 +16,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..types import Start
-
-Began = Int[Array, " C"]
-"""For each step of a chunk, the step at which its episode began; -1 if before the chunk."""
+from .decay import Began
 
 
 class AbstractKernel(abc.ABC):

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Decay, cumulate
+from .decay import Decay, causal, cumulate
 from .kernel import AbstractKernel
-from .spans import causal
 
 _NOTHING = -1e30  # the stabiliser of an empty state: finite, and below every gate
 
@@ -57,7 +56,7 @@ class Normalised(AbstractKernel):
         return state, x.q @ state.matrix / _floored(x.q @ state.normaliser, now)
 
     def chunk(self, state, xs, began):
-        cumulated = cumulate(xs.forget)
+        cumulated = cumulate(xs.forget, began)
         between = cumulated[:, None] - cumulated[None, :] + xs.input
         between = jnp.where(causal(began), between, -jnp.inf)
         since = jnp.where(began < 0, cumulated.total() + jax.lax.stop_gradient(state.stabiliser), -jnp.inf)
