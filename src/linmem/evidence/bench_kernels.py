@@ -1,9 +1,9 @@
-"""`linmem bench kernels`: the layers on chunked kernels, against scans that hold a matrix for every step, and against
-the machine.
+"""`linmem bench kernels`: the layers on chunked kernels, against scans that hold a matrix for every step,
+and against the machine.
 
-The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and its bytes
-over the measured speed of a + b. Counted per step, forward, as multiply-adds, with C the chunk length of the kernel and
-n the writes a step:
+The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and
+its bytes over the measured speed of a + b. Counted per step, forward, as multiply-adds, with C the chunk
+length of the kernel and n the writes a step:
 
 | kernel          | multiply-adds per head and step (a causal product meets C / 2 steps on average) |
 |-----------------|----------------------------------------------------------------------------------|
@@ -12,10 +12,10 @@ n the writes a step:
 | delta           | (n + 1) n C/2 (dk + dv) + (2 n + 1) dk dv                                          |
 | vector delta    | 4 C/2 (dk + dv) + 4 dk dv                                                          |
 
-plus one multiply-add per entry of every projection matrix. The backward pass costs twice the forward one (each product
-has two derivatives), so operations are 6 times the multiply-adds. Recomputing chunks is our choice and not counted.
-Bytes: every number that enters or leaves a layer or a kernel is written once and read once forward, read once
-backward, and its derivative written once and read once: 5 passes.
+plus one multiply-add per entry of every projection matrix. The backward pass costs twice the forward one
+(each product has two derivatives), so operations are 6 times the multiply-adds. Recomputing chunks is our
+choice and not counted. Bytes: every number that enters or leaves a layer or a kernel is written once and
+read once forward, read once backward, and its derivative written once and read once: 5 passes.
 """
 
 import functools
@@ -26,7 +26,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.progress import track
 
 from ..core.algebra import Diagonal, Element
@@ -95,7 +94,8 @@ def _arguments(
 
 
 def dense_associative(kernel: DeltaRule, state: Any, xs: DeltaInputs, starts: Any):
-    """DeltaNet as an associative scan over composed dense maps S -> A S + b, a pair of matrices for every step."""
+    """DeltaNet as an associative scan over composed dense maps S -> A S + b, a pair of matrices for every
+    step."""
 
     def combine(first, second):
         (a, b), (c, d) = first, second

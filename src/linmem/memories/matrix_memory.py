@@ -2,8 +2,8 @@
 
     x_t -> mix -> short convolution -> encode -> kernel, one per head -> decode -> y_t
 
-A layer states ``mix``, ``encode`` and ``decode`` for one step. Its state is the kernel's state of each head, and the
-window of the convolution.
+A layer states ``mix``, ``encode`` and ``decode`` for one step. Its state is the kernel's state of each head,
+and the window of the convolution.
 """
 
 import abc
@@ -20,7 +20,6 @@ from ..core.chunked.kernel import AbstractKernel, unroll
 from .base import AbstractMemory
 from .short_convolution import ShortConvolution
 
-
 Run = Callable[[AbstractKernel, Any, Any, Bool[Array, " T"]], tuple[Any, Array]]
 """(kernel, state, inputs, starts) to (last state, outputs)."""
 
@@ -32,7 +31,8 @@ class MatrixState(NamedTuple):
 
 
 class AbstractMatrixMemory(AbstractMemory):
-    """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers without."""
+    """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers
+    without."""
 
     convolution: eqx.AbstractVar[ShortConvolution | None]
     sizes: eqx.AbstractVar[tuple[int, int, int]]
@@ -48,8 +48,8 @@ class AbstractMatrixMemory(AbstractMemory):
 
     @abc.abstractmethod
     def encode(self, x: Float[Array, " in"], mixed: Float[Array, " channels"]) -> tuple[Any, Any]:
-        """From x_t and what left the convolution: the kernel's inputs, with a leading axis of heads, and whatever
-        ``decode`` wants to know of them."""
+        """From x_t and what left the convolution: the kernel's inputs, with a leading axis of heads, and
+        whatever ``decode`` wants to know of them."""
 
     @abc.abstractmethod
     def decode(self, read: Float[Array, "heads dv"], rest: Any) -> Float[Array, " out"]:

@@ -6,9 +6,9 @@ Between two steps s <= t of a chunk the state shrinks by
 
     L_t = log|a_1| + ... + log|a_t|,     sigma_t = sign(a_1) ... sign(a_t)
 
-and only differences L_t - L_s <= 0 are exponentiated. A difference of two large sums keeps few digits (after 64
-decays of exp(-20) the last digit of a float32 sum is worth 1e-4), so L is kept in two parts: multiples of 1/256,
-whose float32 sums and differences are exact up to 65536, and the small rest.
+and only differences L_t - L_s <= 0 are exponentiated. A difference of two large sums keeps few digits (after
+64 decays of exp(-20) the last digit of a float32 sum is worth 1e-4), so L is kept in two parts: multiples of
+1/256, whose float32 sums and differences are exact up to 65536, and the small rest.
 """
 
 from typing import NamedTuple
@@ -40,8 +40,8 @@ class Decay(NamedTuple):
 
 
 class Cumulated(NamedTuple):
-    """L_t in its two parts, and sigma_t; time is the first axis. L counts from the episode's beginning, or the
-    chunk's: what lies before a start does not even change a rounding behind it."""
+    """L_t in its two parts, and sigma_t; time is the first axis. L counts from the episode's beginning, or
+    the chunk's: what lies before a start does not even change a rounding behind it."""
 
     coarse: Float[Array, "C *shape"]
     fine: Float[Array, "C *shape"]
@@ -64,11 +64,9 @@ def cumulate(decay: Decay, began: Began) -> Cumulated:
     coarse = jax.lax.stop_gradient(jnp.round(decay.log * _GRID) / _GRID)
     since_beginning = jnp.where(causal(began), 1.0, 0.0).astype(coarse.dtype)
     sign = None
-    if (
-        decay.sign is not None
-    ):  # a sum would count the flips of other episodes as well, but they cancel in pairs
-        flips = jnp.where(decay.sign < 0, -1.0, 1.0)
-        sign = jax.lax.stop_gradient(jnp.cumprod(flips.astype(coarse.dtype), axis=0))
+    if decay.sign is not None:  # flips before a start are counted too, but cancel in every product of two
+        flips = jnp.where(decay.sign < 0, -1.0, 1.0).astype(coarse.dtype)
+        sign = jax.lax.stop_gradient(jnp.cumprod(flips, axis=0))
     return Cumulated(since_beginning @ coarse, since_beginning @ (decay.log - coarse), sign)
 
 

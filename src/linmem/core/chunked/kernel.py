@@ -1,14 +1,15 @@
 """What every chunked kernel is, and how it runs over time.
 
-A kernel holds a matrix (or a few) as its state and gives, for one sequence and one head, two forms of the same
-recurrence:
+A kernel holds a matrix (or a few) as its state and gives, for one sequence and one head, two forms of the
+same recurrence:
 
     step    one step at a time: cheap to act with, and the oracle of the other form
     chunk   C steps at once, as products of matrices
 
-``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of each
-chunk; what happens inside a chunk is computed again for the derivative. So T steps with a d x d state cost
-O(T d + (T / C) d^2) numbers, never O(T d^2). Batches and heads are vmapped: the products become batched ones.
+``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of
+each chunk; what happens inside a chunk is computed again for the derivative. So T steps with a d x d state
+cost O(T d + (T / C) d^2) numbers, never O(T d^2). Batches and heads are vmapped: the products become batched
+ones.
 """
 
 import abc
@@ -23,7 +24,8 @@ from .decay import Began
 
 
 class AbstractKernel(abc.ABC):
-    """One recurrence in its two forms. Inputs of one step are a pytree ``x``; ``xs`` has a leading time axis."""
+    """One recurrence in its two forms. Inputs of one step are a pytree ``x``; ``xs`` has a leading time
+    axis."""
 
     @abc.abstractmethod
     def init(self, *sizes: int) -> PyTree:
@@ -39,7 +41,8 @@ class AbstractKernel(abc.ABC):
 
     @abc.abstractmethod
     def length(self, xs: Any) -> int:
-        """The chunk length that is fastest for inputs of these sizes (measured by ``linmem bench kernels``)."""
+        """The chunk length that is fastest for inputs of these sizes (measured by ``linmem bench
+        kernels``)."""
 
 
 def unroll(
@@ -73,7 +76,8 @@ def walk(kernel: AbstractKernel, state: PyTree, xs: Any, starts: Bool[Array, " T
 
 
 def _contained(kernel, state, xs, starts):
-    """``kernel.chunk`` on inputs without NaN or infinities; they are put back, as NaN, where they would have reached.
+    """``kernel.chunk`` on inputs without NaN or infinities; they are put back, as NaN, where they would have
+    reached.
 
     Inside a chunk a matrix product meets all steps, and 0 * NaN is NaN: what is not finite must not enter it.
     """

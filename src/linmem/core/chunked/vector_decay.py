@@ -6,13 +6,14 @@ In a chunk that begins with the state S, with L_t (dk,) as in decay.py:
     Y = A V + (Q * exp(L)) S
     S' = diag(exp(L_C)) S + (K * exp(L_C - L))^T V
 
-A is no product of two matrices in floating point: exp(-L_s) overflows. But with a moment r between s and t it is, since
-both exponents of (q_t exp(L_t - L_r)) . (k_s exp(L_r - L_s)) are negative. So a chunk is halved, the later half meets
-the earlier one through r at the border, and each half is treated alike, down to blocks so short that r may be their
-first step.
+A is no product of two matrices in floating point: exp(-L_s) overflows. But with a moment r between s and t
+it is, since both exponents of (q_t exp(L_t - L_r)) . (k_s exp(L_r - L_s)) are negative. So a chunk is
+halved, the later half meets the earlier one through r at the border, and each half is treated alike, down to
+blocks so short that r may be their first step.
 
-Source: S. Yang, B. Wang, Y. Shen, R. Panda, Y. Kim, "Gated Linear Attention Transformers with Hardware-Efficient
-Training", 2023, arXiv:2312.06635, section 4 (which cuts a chunk into equal pieces instead of halves).
+Source: S. Yang, B. Wang, Y. Shen, R. Panda, Y. Kim, "Gated Linear Attention Transformers with
+Hardware-Efficient Training", 2023, arXiv:2312.06635, section 4 (which cuts a chunk into equal pieces instead
+of halves).
 """
 
 from dataclasses import dataclass
@@ -118,9 +119,8 @@ def decayed_products(
     every = (q, at._replace(sign=None), k, cumulated._replace(sign=None), began)
     q_, at_, k_, cumulated_, began_ = cut(every, padded // block)
     first = jnp.arange(0, padded, block)[:, None]
-    moment = jax.tree.map(  # the block's first step, or the beginning of an episode that began in it, where L is 0
-        lambda x: jnp.where((began_ < first)[..., None], x[:, :1], 0.0), cumulated_
-    )
+    # the block's first step, or the beginning of an episode that began in the block, where L is 0
+    moment = jax.tree.map(lambda x: jnp.where((began_ < first)[..., None], x[:, :1], 0.0), cumulated_)
     products = meet(q_, at_ - moment, k_, moment - cumulated_)
     while block < padded:
         halves = cut(every, padded // block)

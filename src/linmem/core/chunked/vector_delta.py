@@ -2,15 +2,16 @@
 
     S_t = (diag(w_t) + b_t a_t^T) S_{t-1} + k_t v_t^T,     y_t = S_t^T r_t
 
-With u_t = S_{t-1}^T a_t this writes two values a step, b_t u_t^T and k_t v_t^T. In a chunk that begins with the state S,
-with L as in decay.py and A(x, y)[t, s] = sum_c x_tc y_sc exp(...) the products of vector_decay.py:
+With u_t = S_{t-1}^T a_t this writes two values a step, b_t u_t^T and k_t v_t^T. In a chunk that begins with
+the state S, with L as in decay.py and A(x, y)[t, s] = sum_c x_tc y_sc exp(...) the products of
+vector_decay.py:
 
     (I - A(a, b)) U = A(a, k) V + (A * exp(L_{t-1})) S      s < t, exponent L_{t-1} - L_s
     Y = A(r, b) U + A(r, k) V + (R * exp(L)) S              s <= t, exponent L_t - L_s
     S' = diag(exp(L_C)) S + (B * exp(L_C - L))^T U + (K * exp(L_C - L))^T V
 
-Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456, section 4 and
-appendix on the chunked form.
+Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456,
+section 4 and appendix on the chunked form.
 """
 
 from dataclasses import dataclass
