@@ -178,31 +178,31 @@ MEMORIES.add(
 MEMORIES.add("none", _none, "no memory: the present observation only", "-")
 MEMORIES.add(
     "mamba2",
-    _block(lambda size, key: Mamba2(size, negative_eigenvalues=True, key=key)),
+    _block(lambda size, key: Mamba2(size, key=key)),
     "state space with one decay per head (SSD), residual block",
     "Dao and Gu 2024, arXiv:2405.21060",
 )
 MEMORIES.add(
     "gla",
-    _block(lambda size, key: GLA(size, negative_eigenvalues=True, key=key)),
+    _block(lambda size, key: GLA(size, key=key)),
     "gated linear attention: a decay per key channel, residual block",
     "Yang et al. 2023, arXiv:2312.06635",
 )
 MEMORIES.add(
     "mlstm",
-    _block(lambda size, key: MLSTM(size, negative_eigenvalues=True, key=key)),
+    _block(lambda size, key: MLSTM(size, key=key)),
     "matrix LSTM: exponential input gate, normaliser, residual block",
     "Beck et al. 2024, arXiv:2405.04517",
 )
 MEMORIES.add(
     "deltanet",
-    _block(lambda size, key: DeltaNet(size, negative_eigenvalues=True, key=key)),
+    _block(lambda size, key: DeltaNet(size, key=key)),
     "delta rule, residual block",
     "Yang et al. 2024, arXiv:2406.06484",
 )
 MEMORIES.add(
     "gated_deltanet",
-    _block(lambda size, key: GatedDeltaNet(size, negative_eigenvalues=True, key=key)),
+    _block(lambda size, key: GatedDeltaNet(size, key=key)),
     "delta rule with a decay per head, residual block",
     "Yang et al. 2024, arXiv:2412.06464",
 )
