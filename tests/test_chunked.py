@@ -100,7 +100,7 @@ def test_nan_stays_in_its_episode_and_is_not_hidden_there(kind):
     assert np.isfinite(last).all()
 
 
-@pytest.mark.parametrize("size", [1, 5, 8, 13, 32])
+@pytest.mark.parametrize("size", [1, 5, 13])
 def test_the_inverse_of_a_unit_lower_triangular_matrix_is_its_inverse(size, float64):
     n = np.tril(np.random.default_rng(2).normal(size=(size, size)), -1)
     expected = np.linalg.inv(np.eye(size) + n)

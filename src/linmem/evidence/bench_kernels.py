@@ -3,7 +3,7 @@ and against the machine.
 
 The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and
 its bytes over the measured speed of a + b. Counted per step, forward, as multiply-adds, with C the chunk
-length of the kernel and n the writes a step:
+length that was chosen and n the writes a step:
 
 | kernel          | multiply-adds per head and step (a causal product meets C / 2 steps on average) |
 |-----------------|----------------------------------------------------------------------------------|
@@ -30,7 +30,7 @@ from rich.progress import track
 
 from ..core.algebra import Diagonal, Element
 from ..core.chunked.delta import DeltaInputs, DeltaRule
-from ..core.chunked.kernel import unroll, walk
+from ..core.chunked.kernel import choose, unroll, walk
 from ..core.chunked.normalised import Normalised
 from ..core.chunked.vector_delta import VectorDelta
 from ..core.scan import scan
@@ -54,7 +54,7 @@ LAYERS: dict[str, Callable[..., AbstractMatrixMemory]] = {
 }
 FLOORS, STEP_RATE, DELTANET_SPEEDUP, MAMBA2_SPEEDUP = 5.0, 3000, 20.0, 5.0
 LINEAR = 1.3  # how much more a step may cost in a sequence 32 times as long: the noise of a busy machine
-LENGTHS = (16, 32, 64, 128)
+LENGTHS = (8, 16, 32, 64)
 SLACK = 1.25
 
 
@@ -143,8 +143,7 @@ def floor(memory: AbstractMatrixMemory, tokens: int, peak: float, bandwidth: flo
     heads, dk, dv = memory.sizes
     x = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
     inputs, rest = jax.eval_shape(lambda x: memory.encode(x, _mixed(memory, x)), x)
-    per_head = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), inputs)
-    chunk = memory.kernel.length(per_head)
+    chunk = choose(jax.default_backend(), memory.kernel.writes(inputs))
     match memory.kernel:
         case DeltaRule():
             n = inputs.k.shape[1]

@@ -78,6 +78,9 @@ class Mamba2(AbstractMatrixMemory):
     def kernel(self):
         return ScalarDecay()
 
+    def head_axes(self):
+        return ScalarInputs(None, None, 0, 0)
+
     def mix(self, x):
         return x @ self.w_mix
 
@@ -85,7 +88,6 @@ class Mamba2(AbstractMatrixMemory):
         heads, n, p = self.sizes
         v, k, q = jnp.split(jax.nn.silu(mixed), (heads * p, heads * p + n))
         v = v.reshape(heads, p)
-        k, q = (jnp.broadcast_to(row, (heads, n)) for row in (k, q))
         step = jax.nn.softplus(x @ self.w_step + self.b_step)
         decays = log_decay(-step * jnp.exp(self.log_rate), self.negative_eigenvalues)
         gate = (x @ self.w_gate).reshape(heads, p)

@@ -48,12 +48,16 @@ class AbstractMatrixMemory(AbstractMemory):
 
     @abc.abstractmethod
     def encode(self, x: Float[Array, " in"], mixed: Float[Array, " channels"]) -> tuple[Any, Any]:
-        """From x_t and what left the convolution: the kernel's inputs, with a leading axis of heads, and
-        whatever ``decode`` wants to know of them."""
+        """From x_t and what left the convolution: the kernel's inputs, with a leading axis of heads (but see
+        ``head_axes``), and whatever ``decode`` wants to know of them."""
 
     @abc.abstractmethod
     def decode(self, read: Float[Array, "heads dv"], rest: Any) -> Float[Array, " out"]:
         """The features, from what the heads read."""
+
+    def head_axes(self) -> Any:
+        """``vmap``'s in_axes over heads for the inputs of one step: None for what the heads share."""
+        return 0
 
     def init(self):
         heads, *sizes = self.sizes
@@ -66,7 +70,7 @@ class AbstractMatrixMemory(AbstractMemory):
         if self.convolution is not None:
             window, mixed = self.convolution.step(window, mixed, start)
         inputs, rest = self.encode(x, mixed)
-        heads, read = jax.vmap(self.kernel.step, (0, 0, None))(state.heads, inputs, start)
+        heads, read = jax.vmap(self.kernel.step, (0, self.head_axes(), None))(state.heads, inputs, start)
         return MatrixState(window, heads), self.decode(read, rest)
 
     def unroll(self, state, xs, starts, run: Run = unroll):
@@ -76,5 +80,6 @@ class AbstractMatrixMemory(AbstractMemory):
             window, mixed = self.convolution.unroll(window, mixed, starts)
         inputs, rest = jax.vmap(self.encode)(xs, mixed)
         one = functools.partial(run, self.kernel)
-        heads, reads = jax.vmap(one, (0, 1, None), (0, 1))(state.heads, inputs, starts)
+        axes = jax.tree.map(lambda axis: axis + 1, self.head_axes())  # time stands before heads
+        heads, reads = jax.vmap(one, (0, axes, None), (0, 1))(state.heads, inputs, starts)
         return MatrixState(window, heads), jax.vmap(self.decode)(reads, rest)

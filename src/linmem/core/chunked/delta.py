@@ -64,8 +64,8 @@ class DeltaRule(AbstractKernel):
         leaving = spans.to_end()[:, None] * k
         return spans.across() * state + leaving.T @ w, y
 
-    def length(self, xs):
-        return max(1, 64 // xs.k.shape[-2])
+    def writes(self, xs):
+        return xs.k.shape[-2]
 
 
 def _at_first(n: int, decay: Decay | None) -> Decay | None:

@@ -74,9 +74,6 @@ class Normalised(AbstractKernel):
         normaliser = kept[-1] * state.normaliser + leaving.sum(axis=0)
         return NormalisedState(matrix, normaliser, now[-1]), y / _floored(size, now)[:, None]
 
-    def length(self, xs):
-        return 32
-
 
 def _floored(size, stabiliser):
     """max(|n . q|, 1), divided by exp(stabiliser)."""

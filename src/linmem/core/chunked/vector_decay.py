@@ -61,9 +61,6 @@ class VectorDecay(AbstractKernel):
         y = read @ xs.v + (from_state(cumulated, began) * q) @ state
         return ending(cumulated, began, state, k, xs.v), y
 
-    def length(self, xs):
-        return 32
-
 
 def limited(decay: Decay, steepest: float) -> Decay:
     return decay._replace(log=jnp.maximum(decay.log, -steepest))

@@ -73,9 +73,6 @@ class VectorDelta(AbstractKernel):
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), cumulated)
         return ending(twice, jnp.concatenate([began, began]), state, written, values), y
 
-    def length(self, xs):
-        return 32
-
 
 def _before(cumulated: Cumulated, began: Began) -> Cumulated:
     """L_{t-1} and sigma_{t-1}; 0 and 1 where an episode or the chunk begins."""
