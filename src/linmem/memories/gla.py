@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.vector_decay import VectorDecay, VectorInputs
-from .eigenvalue_range import decay, log_decay
+from .eigenvalue_range import log_decay
 from .gates import HeadNorm, float64, np_sigmoid, np_silu, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
 
@@ -103,7 +103,8 @@ class GLA(AbstractMatrixMemory):
             q = (x @ float64(self.w_q)).reshape(heads, dk) / np.sqrt(dk)
             k, v = (x @ float64(self.w_k)).reshape(heads, dk), (x @ float64(self.w_v)).reshape(heads, dv)
             pre = x @ float64(self.w_down) @ float64(self.w_up) + float64(self.b_decay)
-            alpha = decay(np_sigmoid(pre) ** (1 / _ROOT), self.negative_eigenvalues).reshape(heads, dk)
+            alpha = (np_sigmoid(pre) ** (1 / _ROOT)).reshape(heads, dk)
+            alpha = 2 * alpha - 1 if self.negative_eigenvalues else alpha
             r = np_silu(x @ float64(self.w_gate) + float64(self.b_gate)).reshape(heads, dv)
             o = np.zeros((heads, dv))
             for i in range(heads):

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.scalar_decay import ScalarDecay, ScalarInputs
-from .eigenvalue_range import decay, log_decay
+from .eigenvalue_range import log_decay
 from .gates import HeadNorm, float64, np_silu, np_softplus, per_head, projection, step_sizes
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
@@ -79,7 +79,7 @@ class Mamba2(AbstractMatrixMemory):
         return ScalarDecay()
 
     def head_axes(self):
-        return ScalarInputs(None, None, 0, 0)
+        return ScalarInputs(q=None, k=None, v=0, decay=0)  # pyright: ignore[reportArgumentType]
 
     def mix(self, x):
         return x @ self.w_mix
@@ -117,7 +117,8 @@ class Mamba2(AbstractMatrixMemory):
             z = (x @ float64(self.w_gate)).reshape(heads, p)
             y = np.zeros((heads, p))
             for i in range(heads):
-                a = decay(np.exp(Delta[i] * A[i]), self.negative_eigenvalues)
+                a = np.exp(Delta[i] * A[i])
+                a = 2 * a - 1 if self.negative_eigenvalues else a
                 h[i] = a * h[i] + np.outer(B, Delta[i] * X[i])
                 y[i] = h[i].T @ C + D[i] * X[i]
             out.append((self.norm.reference(y) * np_silu(z)).ravel() @ float64(self.w_out))

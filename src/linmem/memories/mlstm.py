@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.normalised import Normalised, NormalisedInputs
-from .eigenvalue_range import decay, log_decay
+from .eigenvalue_range import log_decay
 from .gates import HeadNorm, float64, np_sigmoid, np_silu, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
@@ -109,9 +109,8 @@ class MLSTM(AbstractMatrixMemory):
             q, k = (c @ float64(self.w_q)).reshape(heads, dk), (c @ float64(self.w_k)).reshape(heads, dk)
             k, v = k / np.sqrt(dk), (x @ float64(self.w_v)).reshape(heads, dv)
             i = np.exp(x @ float64(self.w_input) + float64(self.b_input))
-            f = decay(
-                np_sigmoid(x @ float64(self.w_forget) + float64(self.b_forget)), self.negative_eigenvalues
-            )
+            f = np_sigmoid(x @ float64(self.w_forget) + float64(self.b_forget))
+            f = 2 * f - 1 if self.negative_eigenvalues else f
             o = np_sigmoid(x @ float64(self.w_gate) + float64(self.b_gate)).reshape(heads, dv)
             h = np.zeros((heads, dv))
             for j in range(heads):
