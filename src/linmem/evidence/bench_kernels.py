@@ -82,7 +82,7 @@ def _arguments(
     starts = jnp.zeros((batch, steps), bool).at[:, 0].set(True)
     weights, rest = eqx.partition(memory, eqx.is_inexact_array)
 
-    def loss(weights, xs, g):
+    def loss(weights, xs, starts, g):
         memory = eqx.combine(weights, rest)
 
         def one(xs, starts):
@@ -90,7 +90,7 @@ def _arguments(
 
         return jnp.sum(jax.vmap(one)(xs, starts) * g)
 
-    return jax.value_and_grad(loss, (0, 1)), (weights, xs, jnp.cos(xs))
+    return jax.value_and_grad(loss, (0, 1)), (weights, xs, starts, jnp.cos(xs))
 
 
 def dense_associative(kernel: Any, state: Any, xs: DeltaInputs, starts: Any):

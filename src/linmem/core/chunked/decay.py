@@ -47,8 +47,12 @@ class Cumulated(NamedTuple):
     fine: Float[Array, "C *shape"]
     sign: Float[Array, "C *shape"] | None
 
-    def __getitem__(self, index) -> "Cumulated":
-        return jax.tree.map(lambda x: x[index], self)
+    def last(self) -> "Cumulated":
+        return jax.tree.map(lambda x: x[-1], self)
+
+    def between(self) -> Float[Array, "C C"]:
+        """[t, s]: L_t - L_s, of one decay a step."""
+        return jax.tree.map(lambda x: x[:, None], self) - jax.tree.map(lambda x: x[None, :], self)
 
     def __sub__(self, earlier: "Cumulated") -> Float[Array, "..."]:
         """L_t - L_s, as exact as the decays themselves."""

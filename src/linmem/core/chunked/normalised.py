@@ -59,7 +59,7 @@ class Normalised(AbstractKernel):
 
     def chunk(self, state, xs, began):
         cumulated = cumulate(xs.forget, began)
-        between = cumulated[:, None] - cumulated[None, :] + xs.input
+        between = cumulated.between() + xs.input
         between = jnp.where(causal(began), between, -jnp.inf)
         since = jnp.where(began < 0, cumulated.total() + jax.lax.stop_gradient(state.stabiliser), -jnp.inf)
         now = jax.lax.stop_gradient(jnp.maximum(between.max(axis=1), since))

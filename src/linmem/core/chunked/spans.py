@@ -24,7 +24,7 @@ class Spans(NamedTuple):
         open_ = causal(self.began)
         if c is None:
             return jnp.where(open_, 1.0, 0.0)
-        span = jnp.exp(jnp.where(open_, c[:, None] - c[None, :], -jnp.inf))
+        span = jnp.exp(jnp.where(open_, c.between(), -jnp.inf))
         return span if c.sign is None else span * (c.sign[:, None] * c.sign[None, :])
 
     def from_state(self) -> Float[Array, " C"]:
@@ -42,7 +42,7 @@ class Spans(NamedTuple):
         open_ = self.began == self.began[-1]
         if c is None:
             return jnp.where(open_, 1.0, 0.0)
-        span = jnp.exp(jnp.where(open_, c[-1] - c, -jnp.inf))
+        span = jnp.exp(jnp.where(open_, c.last() - c, -jnp.inf))
         return span if c.sign is None else span * (c.sign[-1] * c.sign)
 
     def across(self) -> Float[Array, ""]:

@@ -78,7 +78,7 @@ def from_state(cumulated: Cumulated, began) -> Float[Array, "C d"]:
 
 def ending(cumulated: Cumulated, began, state, k, v) -> Float[Array, "dk dv"]:
     """The state after a chunk that wrote ``k`` (signed) and ``v``."""
-    to_end = jnp.exp(jnp.where((began == began[-1])[:, None], cumulated[-1] - cumulated, -jnp.inf))
+    to_end = jnp.exp(jnp.where((began == began[-1])[:, None], cumulated.last() - cumulated, -jnp.inf))
     end = from_state(cumulated, began)[-1][:, None] * state + (to_end * k).T @ v
     return end if cumulated.sign is None else cumulated.sign[-1][:, None] * end
 
