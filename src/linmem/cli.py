@@ -188,7 +188,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
-            {"two-state": "two_state"},
+            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 

@@ -22,6 +22,7 @@ from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
 from .gated_deltanet import GatedDeltaNet
 from .gla import GLA
+from .filter_bank import FilterBank
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .mamba2 import Mamba2
@@ -29,6 +30,7 @@ from .mlstm import MLSTM
 from .none import NoMemory
 from .rwkv7 import RWKV7
 from .s5 import S5
+from .self_tuning import SelfTuningFilter
 from .stack import Encoded, Features, Residual
 from .trace import Trace
 
@@ -51,10 +53,12 @@ __all__ = [
     "ExactLinearFilter",
     "Features",
     "GatedDeltaNet",
+    "FilterBank",
     "InitialStateFilter",
     "Mamba2",
     "NoMemory",
     "Residual",
+    "SelfTuningFilter",
     "Trace",
     "Viterbi",
     "identity",
@@ -72,6 +76,8 @@ CONFORMING: list[type[AbstractMemory]] = [
     ExactLinearFilter,
     AdaptiveLinearFilter,
     InitialStateFilter,
+    FilterBank,
+    SelfTuningFilter,
     DeepALF,
     Trace,
     S5,
@@ -114,6 +120,14 @@ def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abstra
 
 def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+
+
+def _alf_bank(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return FilterBank(_tables(world, "alf_bank"))
+
+
+def _alf_self_tuning(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return SelfTuningFilter(_tables(world, "alf_self_tuning"))
 
 
 def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -161,6 +175,10 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
+MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
+MEMORIES.add(
+    "alf_self_tuning", _alf_self_tuning, "the bank, weighed by how well each rate predicts", "this library"
+)
 MEMORIES.add(
     "deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER
 )
