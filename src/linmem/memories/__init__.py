@@ -20,9 +20,9 @@ from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
 from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
+from .filter_bank import FilterBank
 from .gated_deltanet import GatedDeltaNet
 from .gla import GLA
-from .filter_bank import FilterBank
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .mamba2 import Mamba2
@@ -52,8 +52,8 @@ __all__ = [
     "Encoded",
     "ExactLinearFilter",
     "Features",
-    "GatedDeltaNet",
     "FilterBank",
+    "GatedDeltaNet",
     "InitialStateFilter",
     "Mamba2",
     "NoMemory",
