@@ -66,16 +66,18 @@ def _report(path: Path) -> None:
 
 @app.command(name="list")
 def list_() -> int:
-    """Name the worlds, memories and agents, with one line and the source of each."""
+    """Name the worlds, memories, tasks and agents, with one line and the source of each."""
     from rich.console import Console
     from rich.table import Table
 
     from .agents import AGENTS
     from .memories import MEMORIES
+    from .tasks import TASKS
     from .worlds import WORLDS
 
     console = Console()
-    for registry, plural in ((WORLDS, "worlds"), (MEMORIES, "memories"), (AGENTS, "agents")):
+    registries = {"worlds": WORLDS, "memories": MEMORIES, "tasks": TASKS, "agents": AGENTS}
+    for plural, registry in registries.items():
         table = Table(title=plural, title_justify="left", box=None, pad_edge=False, title_style="bold")
         for column in ("name", "what it is", "source"):
             table.add_column(column)
