@@ -18,10 +18,23 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
+from .fixed_point_rnn import FixedPointRNN
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .longhorn import Longhorn
+from .mamba import Mamba
 from .none import NoMemory
 from .s5 import S5
+from .s7 import S7
+from .sd_ssm import SDSSM
+from .slice import (
+    BlockSLiCE,
+    ComplexSLiCE,
+    DiagonalSLiCE,
+    HadamardSLiCE,
+    LowRankSLiCE,
+    SparseSLiCE,
+)
 from .stack import Encoded, Features, Residual
 from .trace import Trace
 
@@ -30,17 +43,28 @@ __all__ = [
     "GRU",
     "MEMORIES",
     "S5",
+    "S7",
+    "SDSSM",
     "AbstractLinearMemory",
     "AbstractMemory",
     "AdaptiveLinearFilter",
     "Belief",
+    "BlockSLiCE",
+    "ComplexSLiCE",
     "DeepALF",
+    "DiagonalSLiCE",
     "Encoded",
     "ExactLinearFilter",
     "Features",
+    "FixedPointRNN",
+    "HadamardSLiCE",
     "InitialStateFilter",
+    "Longhorn",
+    "LowRankSLiCE",
+    "Mamba",
     "NoMemory",
     "Residual",
+    "SparseSLiCE",
     "Trace",
     "Viterbi",
     "identity",
@@ -62,6 +86,17 @@ CONFORMING: list[type[AbstractMemory]] = [
     Trace,
     S5,
     GRU,
+    DiagonalSLiCE,
+    ComplexSLiCE,
+    BlockSLiCE,
+    LowRankSLiCE,
+    SparseSLiCE,
+    HadamardSLiCE,
+    SDSSM,
+    Mamba,
+    Longhorn,
+    S7,
+    FixedPointRNN,
     Encoded,
     Residual,
 ]
@@ -155,3 +190,70 @@ MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
 MEMORIES.add("none", _none, "no memory: the present observation only", "-")
+MEMORIES.add(
+    "mamba",
+    _block(lambda size, key: Mamba(size, key=key)),
+    "selective diagonal state space, decays in [0, 1]",
+    "Gu and Dao 2023, arXiv:2312.00752",
+)
+MEMORIES.add(
+    "mamba_negative",
+    _block(lambda size, key: Mamba(size, negative_eigenvalues=True, key=key)),
+    "the same with decays in [-1, 1]",
+    "Grazzi et al. 2024, arXiv:2411.12537",
+)
+MEMORIES.add(
+    "longhorn",
+    _block(lambda size, key: Longhorn(size, key=key)),
+    "state as an online learner, updated in closed form",
+    "Liu et al. 2024, arXiv:2407.14207",
+)
+MEMORIES.add(
+    "s7",
+    _block(lambda size, key: S7(size, size, key=key)),
+    "selective S5 with a stable reparametrisation",
+    "Soydan et al. 2024, arXiv:2410.03464",
+)
+MEMORIES.add(
+    "sd_ssm",
+    _block(lambda size, key: SDSSM(size, size, key=key)),
+    "dense transitions mixed from a dictionary",
+    "Terzic et al. 2024, arXiv:2412.19350",
+)
+MEMORIES.add(
+    "fixed_point_rnn",
+    _block(lambda size, key: FixedPointRNN(size, size, key=key)),
+    "dense recurrence as fixed point of a diagonal one",
+    "Movahedi et al. 2025, arXiv:2503.10799",
+)
+_SLICE = "Walker et al. 2025, arXiv:2505.17761"
+MEMORIES.add(
+    "slice_diagonal",
+    _block(lambda size, key: DiagonalSLiCE(size, size, key=key)),
+    "linear controlled equation, diagonal",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_block",
+    _block(lambda size, key: BlockSLiCE(size, -(-size // 4) * 4, key=key)),
+    "the same with 4 x 4 blocks",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_low_rank",
+    _block(lambda size, key: LowRankSLiCE(size, size, key=key)),
+    "the same, diagonal plus low rank",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_sparse",
+    _block(lambda size, key: SparseSLiCE(size, size, min(4, size), key=key)),
+    "the same with 4 entries a row",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_hadamard",
+    _block(lambda size, key: HadamardSLiCE(size, 1 << (size - 1).bit_length(), key=key)),
+    "the same, diagonal times Walsh-Hadamard",
+    _SLICE,
+)
