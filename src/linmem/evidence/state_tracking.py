@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from ..memories.fixed_point_rnn import FixedPointRNN
 from ..memories.longhorn import Longhorn
 from ..memories.mamba import Mamba
 from ..memories.s5 import S5
@@ -89,6 +90,9 @@ LAYERS: dict[str, Layer] = {
     "SLiCE sparse": lambda size, key: SparseSLiCE(size, size, 4, key=key),
     "SLiCE Walsh-Hadamard": lambda size, key: HadamardSLiCE(size, size, key=key),
     "SD-SSM": lambda size, key: SDSSM(size, size, 6, key=key),
+    "Fixed-point RNN, 1": lambda size, key: FixedPointRNN(size, size, 1, 4, key=key),
+    "Fixed-point RNN, 4": lambda size, key: FixedPointRNN(size, size, 4, 4, key=key),
+    "Fixed-point RNN, 8": lambda size, key: FixedPointRNN(size, size, 8, 4, key=key),
 }
 
 
@@ -111,15 +115,27 @@ class Row:
 
 ROWS: list[Row] = [
     Row("parity", "Mamba [-1,1]", 1, True),
-    Row("Z_3", "SLiCE complex", 1, True),
     Row("Z_3", "SLiCE blocks of 4", 1, True),
-    Row("A_5", "SLiCE blocks of 4", 1, True, steps=2000),
+    Row("Z_3", "SLiCE complex", 1, True),
+    Row("parity", "Mamba [0,1]", 1, False, steps=500),
     Row("random automaton", "SD-SSM", 1, True),
-    Row("parity", "Mamba [0,1]", 1, False),
-    Row("Z_3", "Mamba [-1,1]", 1, False),
+    Row("A_5", "SLiCE blocks of 4", 1, True, steps=2000),
+    Row("Z_3", "Mamba [-1,1]", 1, False, steps=500),
     Row("commutative automaton", "SD-SSM", 1, True),
-    Row("A_5", "Mamba [-1,1]", 1, False),
     Row("S_3", "SLiCE blocks of 4", 1, True),
+    Row("A_5", "Mamba [-1,1]", 1, False, steps=500),
+    Row("A_5", "Fixed-point RNN, 1", 1, False, steps=500, train=16),
+    Row("A_5", "Fixed-point RNN, 4", 1, None, steps=500, train=16),
+    Row("A_5", "Fixed-point RNN, 8", 1, None, steps=500, train=16),
+    Row("random automaton", "Mamba [-1,1]", 1, False, steps=500),
+    Row("cycle navigation", "SLiCE blocks of 4", 1, True),
+    Row("parity", "SLiCE diagonal", 1, None, steps=500),
+    Row("parity", "S5", 1, None, steps=500),
+    Row("parity", "Longhorn", 1, False, steps=500),
+    Row("Z_3", "SLiCE diagonal", 1, False, steps=500),
+    Row("A_5", "SLiCE low rank", 1, None, steps=2000),
+    Row("A_5", "SLiCE sparse", 1, None, steps=2000),
+    Row("A_5", "SLiCE Walsh-Hadamard", 1, None, steps=2000),
 ]
 
 PUBLISHED: Mapping[tuple[str, str], float] = {

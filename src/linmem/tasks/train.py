@@ -53,7 +53,8 @@ class TaskBatches(eqx.Module):
 
     def __call__(self, key: PRNGKeyArray) -> Batch:
         sample = self.task.sample(key, self.batch, self.length, self.shortest)
-        starts = jnp.zeros(sample.tokens.shape, bool).at[:, 0].set(True)
+        # a function of the tokens, because XLA would spend seconds on what follows from a constant
+        starts = (jnp.arange(self.length) == 0) & (sample.tokens >= 0)
         return Batch(sample.tokens, sample.targets, sample.mask, starts)
 
 
