@@ -182,7 +182,12 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
-            {"two-state": "two_state", "state-tracking": "state_tracking", "parity-rl": "parity_rl"},
+            {
+                "two-state": "two_state",
+                "state-tracking": "state_tracking",
+                "parity-rl": "parity_rl",
+                "dynamics-tokens": "dynamics_tokens",
+            },
         ),
     }
 
