@@ -26,5 +26,5 @@ def test_slow_divergence_is_divergence():
     assert outcome(np.array([0.5]), 1.0, 1.0, -2.0) == "diverge"
 
 
-def test_without_coupling_nothing_moves():
+def test_without_a_readout_nothing_moves():
     assert outcome(np.array([0.5, -1.0]), 0.0, 1.0, 1.0) == "neither"

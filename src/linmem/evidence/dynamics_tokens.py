@@ -8,8 +8,8 @@ In the limit of many residual layers with shared parameters, the tokens x_1, ...
 because y_l = C_l h_l with C_l = S_C x_l, B_j = S_B x_j. The criterion: if mu < 0 all tokens go to zero, if
 mu > 0 all diverge (some in finite time, others only like log t). Integrated here for random parameters.
 
-Source: T. N. Vo, D.-T. Pham, X. T. Tong, T. M. Nguyen, "Demystifying the Token Dynamics of Deep Selective State
-Space Models", 2024, arXiv:2410.03292. The equation is derived here from the layer with scalar tokens; the
+Source: T. N. Vo, D.-T. Pham, X. T. Tong, T. M. Nguyen, "Demystifying the Token Dynamics of Deep Selective
+State Space Models", 2024, arXiv:2410.03292. The equation is derived here from the layer with scalar tokens; the
 paper's theorems were known to us by their statements only.
 """
 
@@ -24,7 +24,7 @@ from .conclude import Evidence, Target, conclude
 LOG_TIME = 16.0
 """Integrated in the variable log(1 + t) up to this: t = 9 million, because tokens may move like log t."""
 VANISHED, GROWN, BLOWN_UP = 0.05, 2.0, 1e3
-"""|x(end)| below; |x(end)| / |x(0)| above; |x| at which a token counts as diverged, and is no longer followed"""
+"""|x(end)| below; |x(end)| / |x(0)| above; |x| at which a token has diverged and is no longer followed"""
 
 
 def velocity(x: np.ndarray, mu: float, a: float, s: float) -> np.ndarray:
@@ -39,7 +39,7 @@ def velocity(x: np.ndarray, mu: float, a: float, s: float) -> np.ndarray:
 
 def outcome(x: np.ndarray, mu: float, a: float, s: float) -> str:
     """'vanish', 'diverge', or 'neither' of tokens that begin at ``x`` (none zero)."""
-    first, alive, log_time, grown = x, len(x), 0.0, True
+    first, alive, log_time = x, len(x), 0.0
 
     def rate(log_time, x):
         return np.exp(log_time) * velocity(x, mu, a, s)
@@ -58,8 +58,7 @@ def outcome(x: np.ndarray, mu: float, a: float, s: float) -> str:
     left = np.abs(x[:alive])
     if alive == len(first) and (left < VANISHED).all():
         return "vanish"
-    grown = (left >= GROWN * np.abs(first[:alive])).all()
-    return "diverge" if grown else "neither"
+    return "diverge" if (left >= GROWN * np.abs(first[:alive])).all() else "neither"
 
 
 def main(trials: int = 60, tokens: int = 5, seed: int = 0, json: Path | None = None) -> int:
