@@ -9,8 +9,8 @@ because y_l = C_l h_l with C_l = S_C x_l, B_j = S_B x_j. The criterion: if mu < 
 mu > 0 all diverge (some in finite time, others only like log t). Integrated here for random parameters.
 
 Source: T. N. Vo, D.-T. Pham, X. T. Tong, T. M. Nguyen, "Demystifying the Token Dynamics of Deep Selective
-State Space Models", 2024, arXiv:2410.03292. The equation is derived here from the layer with scalar tokens; the
-paper's theorems were known to us by their statements only.
+State Space Models", 2024, arXiv:2410.03292. The equation is derived here from the layer with scalar tokens;
+we know the paper's theorems by their statements only.
 """
 
 from pathlib import Path
