@@ -118,7 +118,7 @@ def test_the_fixed_point_is_a_dense_recurrence(float64):
     memory = jax.tree.map(lambda x: x.astype(jnp.float64), memory)
     memory = eqx.tree_at(lambda m: (m.u_state, m.c_state), memory, replace_fn=jnp.zeros_like)
     xs, steps = jax.random.normal(KEY, (6, 3), jnp.float64), 6
-    last, _ = jax.jit(memory.unroll)(memory.init().astype(float), xs, jnp.arange(steps) == 0)
+    last, _ = eqx.filter_jit(memory.unroll)(memory.init().astype(float), xs, jnp.arange(steps) == 0)
 
     h, identity = np.zeros(4), np.eye(4)
     for x in np.asarray(xs):

@@ -187,6 +187,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "state-tracking": "state_tracking",
                 "parity-rl": "parity_rl",
                 "dynamics-tokens": "dynamics_tokens",
+                "signature": "signature",
             },
         ),
     }
