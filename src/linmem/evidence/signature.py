@@ -88,7 +88,7 @@ def main(paths: int = 4000, seed: int = 0, json: Path | None = None) -> int:
     rng, rows, checks = np.random.default_rng(seed), [], []
     steps = rng.normal(size=(paths, STEPS, 2)) * SCALE / (2 * STEPS) ** 0.5
     targets = integrals(steps)
-    names = ("signed area", "[x, [x, y]]")
+    names = ("signed area", "third-order bracket")
     for kind, expected in EXPECTED.items():
         scores = explained(final_states(kind, steps, rng), targets)
         rows.append({"recurrence": kind} | dict(zip(names, map(float, scores), strict=True)))
