@@ -23,7 +23,16 @@ from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .longhorn import Longhorn
 from .mamba import Mamba
+from .deltanet import DeltaNet
+from .deltaproduct import DeltaProduct
+from .gated_deltanet import GatedDeltaNet
+from .gla import GLA
+from .gru import GRU
+from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .mamba2 import Mamba2
+from .mlstm import MLSTM
 from .none import NoMemory
+from .rwkv7 import RWKV7
 from .s5 import S5
 from .s7 import S7
 from .sd_ssm import SDSSM
@@ -40,8 +49,11 @@ from .trace import Trace
 
 __all__ = [
     "CONFORMING",
+    "GLA",
     "GRU",
     "MEMORIES",
+    "MLSTM",
+    "RWKV7",
     "S5",
     "S7",
     "SDSSM",
@@ -62,6 +74,14 @@ __all__ = [
     "Longhorn",
     "LowRankSLiCE",
     "Mamba",
+    "DeltaNet",
+    "DeltaProduct",
+    "Encoded",
+    "ExactLinearFilter",
+    "Features",
+    "GatedDeltaNet",
+    "InitialStateFilter",
+    "Mamba2",
     "NoMemory",
     "Residual",
     "SparseSLiCE",
@@ -97,6 +117,13 @@ CONFORMING: list[type[AbstractMemory]] = [
     Longhorn,
     S7,
     FixedPointRNN,
+    Mamba2,
+    GLA,
+    MLSTM,
+    DeltaNet,
+    GatedDeltaNet,
+    DeltaProduct,
+    RWKV7,
     Encoded,
     Residual,
 ]

@@ -1,13 +1,30 @@
-"""Products of decays, kept as logarithms and signs so that nothing overflows and no digit is lost."""
+"""Products of decays, kept as logarithms and signs so that nothing overflows and no digit is lost.
+
+Between two steps s <= t of a chunk the state shrinks by
+
+    a_{s+1} ... a_t = sigma_t sigma_s exp(L_t - L_s)
+
+    L_t = log|a_1| + ... + log|a_t|,     sigma_t = sign(a_1) ... sign(a_t)
+
+and only differences L_t - L_s <= 0 are exponentiated. A difference of two large sums keeps few digits (after 64
+decays of exp(-20) the last digit of a float32 sum is worth 1e-4), so L is kept in two parts: multiples of 1/256,
+whose float32 sums and differences are exact up to 65536, and the small rest.
+"""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+_GRID = 256.0
+
 
 class Decay(NamedTuple):
-    """Decays in [-1, 1]: ``log`` is log|a| <= 0; ``sign`` is 1.0 or -1.0, None if all are positive."""
+    """Decays in [-1, 1]: ``log`` is log|a| <= 0; ``sign`` is 1.0 or -1.0, None if all are positive.
+
+    Only ``log`` has a derivative.
+    """
 
     log: Float[Array, "*shape"]
     sign: Float[Array, "*shape"] | None = None
@@ -15,4 +32,30 @@ class Decay(NamedTuple):
     def value(self) -> Float[Array, "*shape"]:
         """a itself."""
         magnitude = jnp.exp(self.log)
-        return magnitude if self.sign is None else self.sign * magnitude
+        return magnitude if self.sign is None else jax.lax.stop_gradient(self.sign) * magnitude
+
+
+class Cumulated(NamedTuple):
+    """L_t in its two parts, and sigma_t; time is the first axis."""
+
+    coarse: Float[Array, "C *shape"]
+    fine: Float[Array, "C *shape"]
+    sign: Float[Array, "C *shape"] | None
+
+    def __getitem__(self, index) -> "Cumulated":
+        return jax.tree.map(lambda x: x[index], self)
+
+    def __sub__(self, earlier: "Cumulated") -> Float[Array, "..."]:
+        """L_t - L_s, as exact as the decays themselves."""
+        return (self.coarse - earlier.coarse) + (self.fine - earlier.fine)
+
+    def total(self) -> Float[Array, "C *shape"]:
+        """L_t."""
+        return self.coarse + self.fine
+
+
+def cumulate(decay: Decay) -> Cumulated:
+    """L_t and sigma_t of a chunk, (C, ...)."""
+    coarse = jax.lax.stop_gradient(jnp.round(decay.log * _GRID) / _GRID)
+    sign = None if decay.sign is None else jax.lax.stop_gradient(jnp.cumprod(decay.sign, axis=0))
+    return Cumulated(jnp.cumsum(coarse, axis=0), jnp.cumsum(decay.log - coarse, axis=0), sign)
