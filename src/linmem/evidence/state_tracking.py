@@ -25,9 +25,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from ..memories.deltanet import DeltaNet
+from ..memories.deltaproduct import DeltaProduct
 from ..memories.fixed_point_rnn import FixedPointRNN
 from ..memories.longhorn import Longhorn
 from ..memories.mamba import Mamba
+from ..memories.mlstm import MLSTM
 from ..memories.s5 import S5
 from ..memories.sd_ssm import SDSSM
 from ..memories.slice import (
@@ -54,6 +57,8 @@ from ..tasks.train import (
 from .conclude import Evidence, Target, conclude
 
 WIDTH, BATCH, TRAIN, LONG, TEST_BATCH = 32, 64, 40, 512, 128
+HEADS = 2
+"""of matrix memories; states of 16 x 16"""
 CHUNK = 125
 """steps between two looks at the training accuracy"""
 SOLVED, FAILED = 0.95, 0.6
@@ -83,6 +88,15 @@ LAYERS: dict[str, Layer] = {
     "Mamba [0,1]": lambda size, key: Mamba(size, 8, size, key=key),
     "Mamba [-1,1]": lambda size, key: Mamba(size, 8, size, negative_eigenvalues=True, key=key),
     "Longhorn": lambda size, key: Longhorn(size, 8, size, key=key),
+    "mLSTM [0,1]": lambda size, key: MLSTM(size, key=key),
+    "mLSTM [-1,1]": lambda size, key: MLSTM(size, negative_eigenvalues=True, key=key),
+    "DeltaNet [0,1]": lambda size, key: DeltaNet(size, HEADS, key=key),
+    "DeltaNet [-1,1]": lambda size, key: DeltaNet(size, HEADS, negative_eigenvalues=True, key=key),
+    "DeltaProduct 2 [0,1]": lambda size, key: DeltaProduct(
+        size, HEADS, 2, negative_eigenvalues=False, key=key
+    ),
+    "DeltaProduct 2 [-1,1]": lambda size, key: DeltaProduct(size, HEADS, 2, key=key),
+    "DeltaProduct 4 [-1,1]": lambda size, key: DeltaProduct(size, HEADS, 4, key=key),
     "SLiCE diagonal": lambda size, key: DiagonalSLiCE(size, size, key=key),
     "SLiCE complex": lambda size, key: ComplexSLiCE(size, size, key=key),
     "SLiCE blocks of 4": lambda size, key: BlockSLiCE(size, size, 4, key=key),
@@ -124,6 +138,17 @@ ROWS: list[Row] = [
     Row("commutative automaton", "SD-SSM", 1, True),
     Row("S_3", "SLiCE blocks of 4", 1, True),
     Row("A_5", "Mamba [-1,1]", 1, False, steps=500),
+    Row("parity", "DeltaNet [-1,1]", 1, True),
+    Row("parity", "DeltaNet [0,1]", 1, False, steps=500),
+    Row("Z_3", "DeltaProduct 2 [-1,1]", 1, True),
+    Row("Z_3", "DeltaNet [-1,1]", 1, False, steps=500),
+    Row("S_3", "DeltaProduct 2 [-1,1]", 1, True),
+    Row("S_3", "DeltaNet [-1,1]", 1, False, steps=500),
+    Row("S_3", "DeltaProduct 2 [0,1]", 1, False, steps=500),
+    Row("A_5", "DeltaProduct 4 [-1,1]", 1, True, steps=2000),
+    Row("Z_3", "DeltaNet [-1,1]", 2, True),
+    Row("parity", "mLSTM [-1,1]", 1, True),
+    Row("parity", "mLSTM [0,1]", 1, False, steps=500),
     Row("A_5", "Fixed-point RNN, 1", 1, False, steps=500, train=16),
     Row("A_5", "Fixed-point RNN, 4", 1, None, steps=500, train=16),
     Row("A_5", "Fixed-point RNN, 8", 1, None, steps=500, train=16),

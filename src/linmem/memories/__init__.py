@@ -18,17 +18,15 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
-from .fixed_point_rnn import FixedPointRNN
-from .gru import GRU
-from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
-from .longhorn import Longhorn
-from .mamba import Mamba
 from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
+from .fixed_point_rnn import FixedPointRNN
 from .gated_deltanet import GatedDeltaNet
 from .gla import GLA
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .longhorn import Longhorn
+from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mlstm import MLSTM
 from .none import NoMemory
@@ -64,23 +62,19 @@ __all__ = [
     "BlockSLiCE",
     "ComplexSLiCE",
     "DeepALF",
+    "DeltaNet",
+    "DeltaProduct",
     "DiagonalSLiCE",
     "Encoded",
     "ExactLinearFilter",
     "Features",
     "FixedPointRNN",
+    "GatedDeltaNet",
     "HadamardSLiCE",
     "InitialStateFilter",
     "Longhorn",
     "LowRankSLiCE",
     "Mamba",
-    "DeltaNet",
-    "DeltaProduct",
-    "Encoded",
-    "ExactLinearFilter",
-    "Features",
-    "GatedDeltaNet",
-    "InitialStateFilter",
     "Mamba2",
     "NoMemory",
     "Residual",

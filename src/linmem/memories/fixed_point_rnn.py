@@ -39,7 +39,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.algebra import Diagonal, Element
 from ..core.scan import scan
 from .base import AbstractMemory
-from .gates import projection, sigmoid, silu, unit
+from .gates import np_sigmoid, np_silu, projection, unit
 
 
 class FixedPointRNN(AbstractMemory):
@@ -128,16 +128,18 @@ class FixedPointRNN(AbstractMemory):
             new, carried = np.zeros_like(h), np.zeros(n)
             for t, x in enumerate(xs):
                 carried = np.zeros(n) if starts[t] else carried
-                lambda_t = sigmoid(x @ f(self.rates) + f(self.rate_bias))
+                lambda_t = np_sigmoid(x @ f(self.rates) + f(self.rate_bias))
                 directions = (x @ f(self.u) + before[t] @ f(self.u_state)).reshape(-1, n)
                 Q = np.eye(n)
-                for u, alpha in zip(directions, sigmoid(x @ f(self.alpha) + f(self.alpha_bias)), strict=True):
+                for u, alpha in zip(
+                    directions, np_sigmoid(x @ f(self.alpha) + f(self.alpha_bias)), strict=True
+                ):
                     u = u / np.sqrt(u @ u + 1e-6)
                     Q = (np.eye(n) - alpha * np.outer(u, u)) @ Q
-                b_x = silu(x @ f(self.b)) * (x @ f(self.value))
+                b_x = np_silu(x @ f(self.b)) * (x @ f(self.value))
                 carried = lambda_t * carried + (1 - lambda_t) * (Q @ b_x + (np.eye(n) - Q) @ h[t])
                 new[t] = carried
             h = new
             before = np.stack([np.zeros(n) if starts[t] else h[t - 1] for t in range(len(xs))])
-        gates = silu(xs @ f(self.c) + before @ f(self.c_state))
+        gates = np_silu(xs @ f(self.c) + before @ f(self.c_state))
         return (gates * h) @ f(self.out)

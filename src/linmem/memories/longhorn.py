@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .gates import sigmoid
+from .gates import np_sigmoid
 from .selective import AbstractSelective
 
 
@@ -53,7 +53,7 @@ class Longhorn(AbstractSelective):
 
     def reference_update(self, h, rate, key, u):
         S = []
-        for row, beta, x in zip(h, sigmoid(rate), u, strict=True):
+        for row, beta, x in zip(h, np_sigmoid(rate), u, strict=True):
             Delta = beta / (1 + beta * key @ key)
             S.append((1 - Delta * key**2) * row + Delta * x * key)
         return np.stack(S)

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.checkpointed import checkpointed_scan
 from .base import AbstractMemory
-from .gates import projection, silu
+from .gates import np_silu, projection
 from .short_convolution import ShortConvolution, Window
 
 
@@ -116,12 +116,12 @@ class AbstractSelective(AbstractMemory):
         f = lambda a: np.asarray(a, np.float64)  # noqa: E731
         entered, rank = f(xs) @ f(self.enter), len(self.rate)
         us, gates = np.split(entered, 2, axis=1)
-        us = silu(self.convolution.reference(us, np.asarray(starts)))
+        us = np_silu(self.convolution.reference(us, np.asarray(starts)))
         h, out = np.zeros((len(self.skip), self.state_size)), []
         for u, gate, start in zip(us, gates, starts, strict=True):
             h = np.zeros_like(h) if start else h
             selected = u @ f(self.select)
             key, query = (f(part) for part in self.keys_and_queries(selected[rank:]))
             h = self.reference_update(h, selected[:rank] @ f(self.rate) + f(self.rate_bias), key, u)
-            out.append(((h @ query + f(self.skip) * u) * silu(gate)) @ f(self.out))
+            out.append(((h @ query + f(self.skip) * u) * np_silu(gate)) @ f(self.out))
         return np.stack(out)
