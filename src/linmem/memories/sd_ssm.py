@@ -96,7 +96,7 @@ class SDSSM(AbstractMemory):
             x = np.zeros_like(x) if start else x
             logits = u @ f(self.select) + f(self.bias)
             weights = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-            A = sum(w * A_k for w, A_k in zip(weights, f(self.dictionary), strict=True))
+            A = np.sum([w * A_k for w, A_k in zip(weights, f(self.dictionary), strict=True)], axis=0)
             A = A / np.array(
                 [(np.abs(column) ** self.exponent).sum() ** (1 / self.exponent) for column in A.T]
             )
