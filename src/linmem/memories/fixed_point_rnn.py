@@ -117,7 +117,7 @@ class FixedPointRNN(AbstractMemory):
 
     @classmethod
     def example(cls, key, steps):
-        return cls(3, 5, iterations=4, mixers=2, key=key), jax.random.normal(key, (steps, 3))
+        return cls(3, 5, iterations=3, mixers=2, key=key), jax.random.normal(key, (steps, 3))
 
     def reference(self, xs, starts):
         f = lambda a: np.asarray(a, np.float64)  # noqa: E731
