@@ -179,7 +179,10 @@ def reproduce() -> int:
 def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     """Commands of two words: what each group is, and its commands' modules."""
     return {
-        "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
+        "bench": (
+            "Measure speed on this machine.",
+            {"scan": "bench_scan", "train": "bench_train", "kernels": "bench_kernels"},
+        ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {

@@ -277,4 +277,44 @@ MEMORIES.add(
     _block(lambda size, key: HadamardSLiCE(size, 1 << (size - 1).bit_length(), key=key)),
     "the same, diagonal times Walsh-Hadamard",
     _SLICE,
+    "mamba2",
+    _block(lambda size, key: Mamba2(size, key=key)),
+    "state space with one decay per head (SSD), residual block",
+    "Dao and Gu 2024, arXiv:2405.21060",
+)
+MEMORIES.add(
+    "gla",
+    _block(lambda size, key: GLA(size, key=key)),
+    "gated linear attention: a decay per key channel, residual block",
+    "Yang et al. 2023, arXiv:2312.06635",
+)
+MEMORIES.add(
+    "mlstm",
+    _block(lambda size, key: MLSTM(size, key=key)),
+    "matrix LSTM: exponential input gate, normaliser, residual block",
+    "Beck et al. 2024, arXiv:2405.04517",
+)
+MEMORIES.add(
+    "deltanet",
+    _block(lambda size, key: DeltaNet(size, key=key)),
+    "delta rule, residual block",
+    "Yang et al. 2024, arXiv:2406.06484",
+)
+MEMORIES.add(
+    "gated_deltanet",
+    _block(lambda size, key: GatedDeltaNet(size, key=key)),
+    "delta rule with a decay per head, residual block",
+    "Yang et al. 2024, arXiv:2412.06464",
+)
+MEMORIES.add(
+    "deltaproduct",
+    _block(lambda size, key: DeltaProduct(size, key=key)),
+    "two delta rule writes a step, residual block",
+    "Siems et al. 2025, arXiv:2502.10297",
+)
+MEMORIES.add(
+    "rwkv7",
+    _block(lambda size, key: RWKV7(size, key=key)),
+    "vector decay with removal along its own key, residual block",
+    "Peng et al. 2025, arXiv:2503.14456",
 )

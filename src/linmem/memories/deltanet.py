@@ -11,8 +11,9 @@
 | W_beta         | w_beta  | (in, heads)             | how much of the old value is removed |
 | W_O            | w_out   | (heads d_v, out)        |                                      |
 
-Source: S. Yang, B. Wang, Y. Zhang, Y. Shen, Y. Kim, "Parallelizing Linear Transformers with the Delta Rule over
-Sequence Length", 2024, arXiv:2406.06484, sections 2 and 3; ``negative_eigenvalues`` as in arXiv:2411.12537.
+Source: S. Yang, B. Wang, Y. Zhang, Y. Shen, Y. Kim, "Parallelizing Linear Transformers with the Delta Rule
+over Sequence Length", 2024, arXiv:2406.06484, sections 2 and 3; ``negative_eigenvalues`` as in
+arXiv:2411.12537.
 Departures: states are (d_k, d_v), the paper's are their transposes.
 """
 

@@ -1,8 +1,10 @@
 """DeltaProduct: several delta rule writes a step, whose transition is a product of generalised Householders.
 
-    q_t, k_{t,j} = unit(silu(conv(x_t W_q))), unit(silu(conv(x_t W_{k,j}))),   v_{t,j} = silu(conv(x_t W_{v,j}))
+    q_t = unit(silu(conv(x_t W_q))),  k_{t,j} = unit(silu(conv(x_t W_{k,j}))),
+    v_{t,j} = silu(conv(x_t W_{v,j})),
     beta_{t,j} = sigmoid(x_t w_{beta,j})                                              j = 1 ... n_h
-    H_0 = S_{t-1},   H_j = (I - beta_{t,j} k_{t,j} k_{t,j}^T) H_{j-1} + beta_{t,j} k_{t,j} v_{t,j}^T,   S_t = H_{n_h}
+    H_j = (I - beta_{t,j} k_{t,j} k_{t,j}^T) H_{j-1} + beta_{t,j} k_{t,j} v_{t,j}^T,
+    H_0 = S_{t-1},   S_t = H_{n_h}
     y_t = norm(S_t^T q_t) W_O                                                         per head, (d_k, d_v)
 
 | paper   | here        | shape                               | meaning                                |
@@ -12,9 +14,9 @@
 | w_beta  | w_beta      | (in, heads n_h)                     |                                        |
 | W_O     | w_out       | (heads d_v, out)                    |                                        |
 
-Source: J. Siems, T. Carstensen, A. Zela, F. Hutter, M. Pontil, R. Grazzi, "DeltaProduct: Improving State-Tracking in
-Linear RNNs via Householder Products", 2025, arXiv:2502.10297, section 3; ``negative_eigenvalues`` doubles beta, and is
-on by default as in the paper.
+Source: J. Siems, T. Carstensen, A. Zela, F. Hutter, M. Pontil, R. Grazzi, "DeltaProduct: Improving
+State-Tracking in Linear RNNs via Householder Products", 2025, arXiv:2502.10297, section 3;
+``negative_eigenvalues`` doubles beta, and is on by default as in the paper.
 Departures: the variant without decay; states are (d_k, d_v), the paper's are their transposes.
 """
 

@@ -3,12 +3,12 @@
 A recurrence whose eigenvalues cannot be negative cannot count modulo two. Two maps give them the sign:
 
     decays         a in [0, 1]      ->  2 a - 1 in [-1, 1]
-    Householders   I - beta k k^T   ->  I - 2 beta k k^T,   |k| = 1, beta in [0, 1]: eigenvalue 1 - 2 beta along k
+    Householders   I - beta k k^T   ->  I - 2 beta k k^T,   |k| = 1, beta in [0, 1]: 1 - 2 beta along k
 
 Every layer with a meaningful range takes ``negative_eigenvalues`` and calls one of these.
 
-Source: R. Grazzi, J. Siems, A. Zela, J. K. H. Franke, F. Hutter, M. Pontil, "Unlocking State-Tracking in Linear
-RNNs Through Negative Eigenvalues", 2024, arXiv:2411.12537.
+Source: R. Grazzi, J. Siems, A. Zela, J. K. H. Franke, F. Hutter, M. Pontil, "Unlocking State-Tracking in
+Linear RNNs Through Negative Eigenvalues", 2024, arXiv:2411.12537.
 """
 
 import jax.numpy as jnp
@@ -36,5 +36,6 @@ def log_decay(log_a: Float[Array, "*shape"], negative: bool) -> Decay:
 
 
 def householder_scale(beta: Float[Array, "*shape"], negative: bool) -> Float[Array, "*shape"]:
-    """beta in [0, 1] of I - beta k k^T, mapped to its range: doubled if the eigenvalue 1 - beta may reach -1."""
+    """beta in [0, 1] of I - beta k k^T, mapped to its range: doubled if the eigenvalue 1 - beta may reach
+    -1."""
     return 2 * beta if negative else beta

@@ -14,8 +14,8 @@
 | W_O              | w_out                    | (heads d_v, out)          |                            |
 
 Source: S. Yang, J. Kautz, A. Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta Rule", 2024,
-arXiv:2412.06464, sections 3.1 and 3.4; ``negative_eigenvalues`` as in arXiv:2411.12537 (it doubles beta; alpha stays
-in [0, 1]).
+arXiv:2412.06464, sections 3.1 and 3.4; ``negative_eigenvalues`` as in arXiv:2411.12537 (it doubles beta;
+alpha stays in [0, 1]).
 Departures: states are (d_k, d_v), the paper's are their transposes.
 """
 

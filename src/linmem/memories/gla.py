@@ -11,10 +11,11 @@
 | W_1, W_2   | w_down, w_up, b_decay | (in, 16), (16, heads d_k)  | decays, by way of 16 numbers          |
 | W_O        | w_out                 | (heads d_v, out)           |                                       |
 
-Source: S. Yang, B. Wang, Y. Shen, R. Panda, Y. Kim, "Gated Linear Attention Transformers with Hardware-Efficient
-Training", 2023, arXiv:2312.06635, section 4; ``negative_eigenvalues`` as in arXiv:2411.12537.
-Departures: root-mean-square norm instead of layer norm. A decay counts as at least exp(-5) (its sigmoid as exp(-80)),
-with negative eigenvalues its magnitude as at least exp(-20): see core/chunked/vector_decay.py.
+Source: S. Yang, B. Wang, Y. Shen, R. Panda, Y. Kim, "Gated Linear Attention Transformers with
+Hardware-Efficient Training", 2023, arXiv:2312.06635, section 4; ``negative_eigenvalues`` as in
+arXiv:2411.12537.
+Departures: root-mean-square norm instead of layer norm. A decay counts as at least exp(-5) (its sigmoid as
+exp(-80)), with negative eigenvalues its magnitude as at least exp(-20): see core/chunked/vector_decay.py.
 """
 
 import equinox as eqx

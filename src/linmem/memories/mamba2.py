@@ -1,4 +1,5 @@
-"""Mamba-2: a state space with one input-dependent decay per head, computed as attention with a mask of decays.
+"""Mamba-2: a state space with one input-dependent decay per head, computed as attention with a mask of
+decays.
 
     [X_t, B_t, C_t] = silu(conv(x_t W_XBC)),    z_t = x_t W_z,    Delta_t = softplus(x_t W_Delta + b_Delta)
     a_t = exp(-Delta_t exp(A_log))
@@ -7,16 +8,17 @@
 
 | paper      | here                | shape               | meaning                                        |
 |------------|---------------------|---------------------|------------------------------------------------|
-| X, B, C    | v, k, q             | (heads, p), (n,) x2 | input, input and output vectors (all heads' B, C are the same) |
+| X, B, C    | v, k, q             | (heads, p), (n,) x2 | B and C are shared by the heads                |
 | W_XBC      | w_mix               | (in, heads p + 2 n) |                                                |
 | Delta      | step                | (heads,)            | step size                                      |
 | A_log      | log_rate            | (heads,)            | begins as log of uniform [1, 16]               |
 | D          | skip                | (heads,)            |                                                |
 | z          | gate                | (heads, p)          |                                                |
 
-Source: T. Dao, A. Gu, "Transformers are SSMs", 2024, arXiv:2405.21060, sections 6 and 7; ``negative_eigenvalues`` as in
-arXiv:2411.12537.
-Departures: the norm is per head and comes before the gate; the convolution has no bias; no expansion by default.
+Source: T. Dao, A. Gu, "Transformers are SSMs", 2024, arXiv:2405.21060, sections 6 and 7;
+``negative_eigenvalues`` as in arXiv:2411.12537.
+Departures: the norm is per head and comes before the gate; the convolution has no bias; no expansion by
+default.
 """
 
 import equinox as eqx
@@ -76,6 +78,9 @@ class Mamba2(AbstractMatrixMemory):
     def kernel(self):
         return ScalarDecay()
 
+    def head_axes(self):
+        return ScalarInputs(None, None, 0, 0)
+
     def mix(self, x):
         return x @ self.w_mix
 
@@ -83,7 +88,6 @@ class Mamba2(AbstractMatrixMemory):
         heads, n, p = self.sizes
         v, k, q = jnp.split(jax.nn.silu(mixed), (heads * p, heads * p + n))
         v = v.reshape(heads, p)
-        k, q = (jnp.broadcast_to(row, (heads, n)) for row in (k, q))
         step = jax.nn.softplus(x @ self.w_step + self.b_step)
         decays = log_decay(-step * jnp.exp(self.log_rate), self.negative_eigenvalues)
         gate = (x @ self.w_gate).reshape(heads, p)

@@ -2,21 +2,26 @@
 
     x_t -> mix -> short convolution -> encode -> kernel, one per head -> decode -> y_t
 
-A layer states ``mix``, ``encode`` and ``decode`` for one step. Its state is the kernel's state of each head, and the
-window of the convolution.
+A layer states ``mix``, ``encode`` and ``decode`` for one step. Its state is the kernel's state of each head,
+and the window of the convolution.
 """
 
 import abc
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..core.chunked.kernel import AbstractKernel, unroll
 from .base import AbstractMemory
 from .short_convolution import ShortConvolution
+
+Run = Callable[[AbstractKernel, Any, Any, Bool[Array, " T"]], tuple[Any, Array]]
+"""(kernel, state, inputs, starts) to (last state, outputs)."""
 
 
 class MatrixState(NamedTuple):
@@ -26,7 +31,8 @@ class MatrixState(NamedTuple):
 
 
 class AbstractMatrixMemory(AbstractMemory):
-    """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers without."""
+    """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers
+    without."""
 
     convolution: eqx.AbstractVar[ShortConvolution | None]
     sizes: eqx.AbstractVar[tuple[int, int, int]]
@@ -42,12 +48,16 @@ class AbstractMatrixMemory(AbstractMemory):
 
     @abc.abstractmethod
     def encode(self, x: Float[Array, " in"], mixed: Float[Array, " channels"]) -> tuple[Any, Any]:
-        """From x_t and what left the convolution: the kernel's inputs, with a leading axis of heads, and whatever
-        ``decode`` wants to know of them."""
+        """From x_t and what left the convolution: the kernel's inputs, with a leading axis of heads (but see
+        ``head_axes``), and whatever ``decode`` wants to know of them."""
 
     @abc.abstractmethod
     def decode(self, read: Float[Array, "heads dv"], rest: Any) -> Float[Array, " out"]:
         """The features, from what the heads read."""
+
+    def head_axes(self) -> Any:
+        """``vmap``'s in_axes over heads for the inputs of one step: None for what the heads share."""
+        return 0
 
     def init(self):
         heads, *sizes = self.sizes
@@ -60,14 +70,16 @@ class AbstractMatrixMemory(AbstractMemory):
         if self.convolution is not None:
             window, mixed = self.convolution.step(window, mixed, start)
         inputs, rest = self.encode(x, mixed)
-        heads, read = jax.vmap(self.kernel.step, (0, 0, None))(state.heads, inputs, start)
+        heads, read = jax.vmap(self.kernel.step, (0, self.head_axes(), None))(state.heads, inputs, start)
         return MatrixState(window, heads), self.decode(read, rest)
 
-    def unroll(self, state, xs, starts):
+    def unroll(self, state, xs, starts, run: Run = unroll):
+        """``run`` is how one head runs over time; another than the chunked form is for comparisons."""
         window, mixed = state.window, jax.vmap(self.mix)(xs)
         if self.convolution is not None:
             window, mixed = self.convolution.unroll(window, mixed, starts)
         inputs, rest = jax.vmap(self.encode)(xs, mixed)
-        run = jax.vmap(lambda state, inputs: unroll(self.kernel, state, inputs, starts), (0, 1), (0, 1))
-        heads, reads = run(state.heads, inputs)
+        one = functools.partial(run, self.kernel)
+        axes = jax.tree.map(lambda axis: axis + 1, self.head_axes())  # time stands before heads
+        heads, reads = jax.vmap(one, (0, axes, None), (0, 1))(state.heads, inputs, starts)
         return MatrixState(window, heads), jax.vmap(self.decode)(reads, rest)

@@ -7,14 +7,15 @@
 
 | paper     | here                     | shape                      | meaning                        |
 |-----------|--------------------------|----------------------------|--------------------------------|
-| C, n, m   | matrix, normaliser, ...  | (d_k, d_v), (d_k,), ()     | state of a head, see core/chunked/normalised.py |
+| C, n, m   | matrix, normaliser, ...  | (d_k, d_v), (d_k,), ()     | state of a head                |
 | w_i, w_f  | w_input, w_forget        | (in, heads)                | gates; b_f begins in [3, 6]    |
 | W_o, b_o  | w_gate, b_gate           | (in, heads d_v)            | output gate                    |
 
-Source: M. Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, arXiv:2405.04517, eqs. 19-27, appendix A.3 (the
-stabiliser) and the block's convolution before queries and keys; ``negative_eigenvalues`` as in arXiv:2411.12537.
-Departures: the cell without the block's up-projection and skip; root-mean-square norm of each head instead of the
-group norm; states are (d_k, d_v), the paper's are their transposes.
+Source: M. Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, arXiv:2405.04517, eqs. 19-27,
+appendix A.3 (the stabiliser) and the block's convolution before queries and keys; ``negative_eigenvalues``
+as in arXiv:2411.12537.
+Departures: the cell without the block's up-projection and skip; root-mean-square norm of each head instead
+of the group norm; states are (d_k, d_v), the paper's are their transposes.
 """
 
 import equinox as eqx
@@ -31,7 +32,8 @@ from .short_convolution import ShortConvolution
 
 
 class MLSTM(AbstractMatrixMemory):
-    """Features (size,) for inputs (size,). Each head's state is (key_size, value_size), and key_size + 1 numbers."""
+    """Features (size,) for inputs (size,). Each head's state is (key_size, value_size), and key_size + 1
+    numbers."""
 
     w_q: Float[Array, "in keys"]
     w_k: Float[Array, "in keys"]

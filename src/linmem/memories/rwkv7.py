@@ -1,24 +1,26 @@
 """RWKV-7: vector decay, and removal along a key of its own.
 
-    x^m_t = x_t + mu_m * (x_{t-1} - x_t)                           token shift, one for each m of r, w, k, v, a, g
+    x^m_t = x_t + mu_m * (x_{t-1} - x_t)                       token shift, for each m of r, w, k, v, a, g
     r_t = x^r_t W_r,   k_t = x^k_t W_k,   v_t = x^v_t W_v,   g_t = sigmoid(x^g_t G_1) G_2
     w_t = exp(-e^(-1/2) sigmoid(w_0 + tanh(x^w_t D_1) D_2)),   a_t = sigmoid(a_0 + x^a_t A_1 A_2)
     kappa_t = unit(k_t * xi),   ~k_t = k_t * (1 + (a_t - 1) * alpha)
     S_t = (diag(w_t) - (a_t * kappa_t) kappa_t^T) S_{t-1} + ~k_t v_t^T,     o_t = S_t^T r_t        per head
     y_t = (g_t * (norm(o_t) + (r_t . (rho * ~k_t)) v_t)) W_o
 
-| paper          | here                         | shape                       | meaning                         |
-|----------------|------------------------------|-----------------------------|---------------------------------|
-| mu             | convolution                  | (2, 6 in)                   | token shift as a convolution of two taps |
-| W_r, W_k, W_v  | w_r, w_k, w_v                | (in, heads d)               |                                 |
-| D, A, G        | decay, rate, gate (down, up) | (in, rank), (rank, heads d) | low-rank maps                   |
-| w_0, a_0       | b_decay, b_rate              | (heads, d)                  |                                 |
-| xi, alpha, rho | xi, alpha, rho               | (heads, d)                  | removal key, replacement, bonus |
+| paper          | here                         | shape                       | meaning                      |
+|----------------|------------------------------|-----------------------------|------------------------------|
+| mu             | convolution                  | (2, 6 in)                   | token shift: two taps        |
+| W_r, W_k, W_v  | w_r, w_k, w_v                | (in, heads d)               |                              |
+| D, A, G        | decay, rate, gate (down, up) | (in, rank), (rank, heads d) | low-rank maps                |
+| w_0, a_0       | b_decay, b_rate              | (heads, d)                  |                              |
+| xi, alpha, rho | xi, alpha, rho               | (heads, d)                  | removal, replacement, bonus  |
 
-Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456, section 4.
-Departures: the time mixing alone, of a first layer (no residual of the first layer's values, no channel mixing); both
-taps of the token shift are free, they begin with sum 1; root-mean-square norm instead of the group norm; mu, w_0, a_0,
-xi, alpha and rho begin at plain values instead of the paper's by-channel schedules; states are (d_k, d_v).
+Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456,
+section 4.
+Departures: the time mixing alone, of a first layer (no residual of the first layer's values, no channel
+mixing); both taps of the token shift are free, they begin with sum 1; root-mean-square norm instead of the
+group norm; mu, w_0, a_0, xi, alpha and rho begin at plain values instead of the paper's by-channel
+schedules; states are (d_k, d_v).
 """
 
 import equinox as eqx

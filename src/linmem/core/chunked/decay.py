@@ -6,18 +6,22 @@ Between two steps s <= t of a chunk the state shrinks by
 
     L_t = log|a_1| + ... + log|a_t|,     sigma_t = sign(a_1) ... sign(a_t)
 
-and only differences L_t - L_s <= 0 are exponentiated. A difference of two large sums keeps few digits (after 64
-decays of exp(-20) the last digit of a float32 sum is worth 1e-4), so L is kept in two parts: multiples of 1/256,
-whose float32 sums and differences are exact up to 65536, and the small rest.
+and only differences L_t - L_s <= 0 are exponentiated. A difference of two large sums keeps few digits (after
+64 decays of exp(-20) the last digit of a float32 sum is worth 1e-4), so L is kept in two parts: multiples of
+1/256, whose float32 sums and differences are exact up to 65536, and the small rest.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 _GRID = 256.0
+
+
+Began = Int[Array, " C"]
+"""For each step of a chunk, the step at which its episode began; -1 if before the chunk."""
 
 
 class Decay(NamedTuple):
@@ -36,7 +40,8 @@ class Decay(NamedTuple):
 
 
 class Cumulated(NamedTuple):
-    """L_t in its two parts, and sigma_t; time is the first axis."""
+    """L_t in its two parts, and sigma_t; time is the first axis. L counts from the episode's beginning, or
+    the chunk's: what lies before a start does not even change a rounding behind it."""
 
     coarse: Float[Array, "C *shape"]
     fine: Float[Array, "C *shape"]
@@ -54,8 +59,18 @@ class Cumulated(NamedTuple):
         return self.coarse + self.fine
 
 
-def cumulate(decay: Decay) -> Cumulated:
+def cumulate(decay: Decay, began: Began) -> Cumulated:
     """L_t and sigma_t of a chunk, (C, ...)."""
     coarse = jax.lax.stop_gradient(jnp.round(decay.log * _GRID) / _GRID)
-    sign = None if decay.sign is None else jax.lax.stop_gradient(jnp.cumprod(decay.sign, axis=0))
-    return Cumulated(jnp.cumsum(coarse, axis=0), jnp.cumsum(decay.log - coarse, axis=0), sign)
+    since_beginning = jnp.where(causal(began), 1.0, 0.0).astype(coarse.dtype)
+    sign = None
+    if decay.sign is not None:  # flips before a start are counted too, but cancel in every product of two
+        flips = jnp.where(decay.sign < 0, -1.0, 1.0).astype(coarse.dtype)
+        sign = jax.lax.stop_gradient(jnp.cumprod(flips, axis=0))
+    return Cumulated(since_beginning @ coarse, since_beginning @ (decay.log - coarse), sign)
+
+
+def causal(began: Began, strict: bool = False) -> Bool[Array, "C C"]:
+    """[t, s]: whether s <= t (``strict``: s < t) and both belong to the same episode."""
+    below = jnp.tri(len(began), k=-1 if strict else 0, dtype=bool)
+    return below & (began[:, None] == began[None, :])

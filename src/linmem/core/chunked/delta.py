@@ -2,10 +2,10 @@
 
     S_t = (I - beta_t k_t k_t^T) a_t S_{t-1} + beta_t k_t v_t^T,     y_t = S_t^T q_t
 
-With n writes a step (a product of n generalised Householders) the bracket and the write are repeated for k_{t,1} ...
-k_{t,n} before q_t reads; a_t applies once, before the first. Counting writes j instead of steps, each is
-S_j = a_j S_{j-1} + k_j w_j^T with the new value w_j = beta_j (v_j - a_j S_{j-1}^T k_j), so in a chunk that begins with
-the state S the w are the solution of a unit lower triangular system (the WY form):
+With n writes a step (a product of n generalised Householders) the bracket and the write are repeated for
+k_{t,1} ... k_{t,n} before q_t reads; a_t applies once, before the first. Counting writes j instead of steps,
+each is S_j = a_j S_{j-1} + k_j w_j^T with the new value w_j = beta_j (v_j - a_j S_{j-1}^T k_j), so in a
+chunk that begins with the state S the w are the solution of a unit lower triangular system (the WY form):
 
     (I + N) W = diag(beta) (V - diag(d) K S),     N = diag(beta) (K K^T * D) below the diagonal
     Y = (Q K^T * D') W + diag(d') Q S
@@ -13,9 +13,9 @@ the state S the w are the solution of a unit lower triangular system (the WY for
 
 D[j, i] = a_{i+1} ... a_j and d_j = a_1 ... a_j; D' and d' are their rows at the last write of each step.
 
-Sources: S. Yang, B. Wang, Y. Zhang, Y. Shen, Y. Kim, "Parallelizing Linear Transformers with the Delta Rule over
-Sequence Length", 2024, arXiv:2406.06484; decay: S. Yang, J. Kautz, A. Hatamizadeh, "Gated Delta Networks", 2024,
-arXiv:2412.06464; products: J. Siems et al., "DeltaProduct", 2025, arXiv:2502.10297.
+Sources: S. Yang, B. Wang, Y. Zhang, Y. Shen, Y. Kim, "Parallelizing Linear Transformers with the Delta Rule
+over Sequence Length", 2024, arXiv:2406.06484; decay: S. Yang, J. Kautz, A. Hatamizadeh, "Gated Delta
+Networks", 2024, arXiv:2412.06464; products: J. Siems et al., "DeltaProduct", 2025, arXiv:2502.10297.
 """
 
 from typing import NamedTuple
@@ -64,8 +64,8 @@ class DeltaRule(AbstractKernel):
         leaving = spans.to_end()[:, None] * k
         return spans.across() * state + leaving.T @ w, y
 
-    def length(self, xs):
-        return max(1, 64 // xs.k.shape[-2])
+    def writes(self, xs):
+        return xs.k.shape[-2]
 
 
 def _at_first(n: int, decay: Decay | None) -> Decay | None:

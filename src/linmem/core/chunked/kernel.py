@@ -1,14 +1,15 @@
 """What every chunked kernel is, and how it runs over time.
 
-A kernel holds a matrix (or a few) as its state and gives, for one sequence and one head, two forms of the same
-recurrence:
+A kernel holds a matrix (or a few) as its state and gives, for one sequence and one head, two forms of the
+same recurrence:
 
     step    one step at a time: cheap to act with, and the oracle of the other form
     chunk   C steps at once, as products of matrices
 
-``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of each
-chunk; what happens inside a chunk is computed again for the derivative. So T steps with a d x d state cost
-O(T d + (T / C) d^2) numbers, never O(T d^2). Batches and heads are vmapped: the products become batched ones.
+``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of
+each chunk; what happens inside a chunk is computed again for the derivative. So T steps with a d x d state
+cost O(T d + (T / C) d^2) numbers, never O(T d^2). Batches and heads are vmapped: the products become batched
+ones.
 """
 
 import abc
@@ -16,16 +17,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ..types import Start
-
-Began = Int[Array, " C"]
-"""For each step of a chunk, the step at which its episode began; -1 if before the chunk."""
+from .decay import Began
 
 
 class AbstractKernel(abc.ABC):
-    """One recurrence in its two forms. Inputs of one step are a pytree ``x``; ``xs`` has a leading time axis."""
+    """One recurrence in its two forms. Inputs of one step are a pytree ``x``; ``xs`` has a leading time
+    axis."""
 
     @abc.abstractmethod
     def init(self, *sizes: int) -> PyTree:
@@ -39,9 +39,21 @@ class AbstractKernel(abc.ABC):
     def chunk(self, state: PyTree, xs: Any, began: Began) -> tuple[PyTree, Array]:
         """C steps: (last state, outputs with a leading time axis). All inputs are finite."""
 
-    @abc.abstractmethod
-    def length(self, xs: Any) -> int:
-        """The chunk length that is fastest for inputs of these sizes (measured by ``linmem bench kernels``)."""
+    def writes(self, xs: Any) -> int:
+        """How many writes a step makes, if more than one."""
+        return 1
+
+
+def choose(platform: str, writes: int) -> int:
+    """The chunk length that ``unroll`` takes. Repeat the CPU measurements with ``linmem bench kernels
+    --lengths``.
+
+    A longer chunk means fewer, larger products, and more operations (a causal product meets C / 2 steps). On
+    a CPU with heads of 32 rows and columns, chunks of 32 writes were fastest or within the noise for every
+    kernel, and 128 took up to twice as long. Other platforms were not measured by anyone yet: there it is the
+    64 of the literature.
+    """
+    return max(8, (32 if platform == "cpu" else 64) // writes)
 
 
 def unroll(
@@ -52,7 +64,8 @@ def unroll(
     Differentiable in reverse mode, in ``state`` and ``xs``. ``length`` overrides the chunk length.
     """
     steps = len(starts)
-    length = min(kernel.length(xs) if length is None else length, max(steps, 1))
+    length = choose(jax.default_backend(), kernel.writes(xs)) if length is None else length
+    length = min(length, max(steps, 1))
     count = steps // length
     whole = count * length
 
@@ -75,7 +88,8 @@ def walk(kernel: AbstractKernel, state: PyTree, xs: Any, starts: Bool[Array, " T
 
 
 def _contained(kernel, state, xs, starts):
-    """``kernel.chunk`` on inputs without NaN or infinities; they are put back, as NaN, where they would have reached.
+    """``kernel.chunk`` on inputs without NaN or infinities; they are put back, as NaN, where they would have
+    reached.
 
     Inside a chunk a matrix product meets all steps, and 0 * NaN is NaN: what is not finite must not enter it.
     """

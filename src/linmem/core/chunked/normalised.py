@@ -3,13 +3,15 @@
     C_t = f_t C_{t-1} + i_t k_t v_t^T,   n_t = f_t n_{t-1} + i_t k_t,   i_t = exp(~i_t)
     y_t = C_t^T q_t / max(|n_t . q_t|, 1)
 
-Kept are C_t exp(-m_t) and n_t exp(-m_t) with m_t = max(log|f_t| + m_{t-1}, ~i_t), so that no gate overflows; y_t does not
-depend on m, so no derivative passes through it. In a chunk that begins with C, n and m, with L as in decay.py:
+Kept are C_t exp(-m_t) and n_t exp(-m_t) with m_t = max(log|f_t| + m_{t-1}, ~i_t), so that no gate overflows;
+y_t does not depend on m, so no derivative passes through it. In a chunk that begins with C, n and m, with L
+as in decay.py:
 
-    W[t, s] = exp(L_t - L_s + ~i_s - m_t),    w_t = exp(L_t + m - m_t),    m_t the largest of all these exponents
+    W[t, s] = exp(L_t - L_s + ~i_s - m_t),    w_t = exp(L_t + m - m_t),    m_t making the largest of them 1
     Y = ((Q K^T * W) V + diag(w) Q C) / max(|(Q K^T * W) 1 + diag(w) Q n|, exp(-m_t))
 
-Source: M. Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, arXiv:2405.04517, eqs. 19-27 and appendix A.3.
+Source: M. Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, arXiv:2405.04517, eqs. 19-27 and
+appendix A.3.
 """
 
 from typing import NamedTuple
@@ -18,9 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Decay, cumulate
+from .decay import Decay, causal, cumulate
 from .kernel import AbstractKernel
-from .spans import causal
 
 _NOTHING = -1e30  # the stabiliser of an empty state: finite, and below every gate
 
@@ -57,7 +58,7 @@ class Normalised(AbstractKernel):
         return state, x.q @ state.matrix / _floored(x.q @ state.normaliser, now)
 
     def chunk(self, state, xs, began):
-        cumulated = cumulate(xs.forget)
+        cumulated = cumulate(xs.forget, began)
         between = cumulated[:, None] - cumulated[None, :] + xs.input
         between = jnp.where(causal(began), between, -jnp.inf)
         since = jnp.where(began < 0, cumulated.total() + jax.lax.stop_gradient(state.stabiliser), -jnp.inf)
@@ -72,9 +73,6 @@ class Normalised(AbstractKernel):
         matrix = kept[-1] * state.matrix + leaving.T @ xs.v
         normaliser = kept[-1] * state.normaliser + leaving.sum(axis=0)
         return NormalisedState(matrix, normaliser, now[-1]), y / _floored(size, now)[:, None]
-
-    def length(self, xs):
-        return 32
 
 
 def _floored(size, stabiliser):

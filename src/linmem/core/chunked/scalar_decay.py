@@ -43,6 +43,3 @@ class ScalarDecay(AbstractKernel):
         y = (xs.q @ xs.k.T * span.between()) @ xs.v + span.from_state()[:, None] * (xs.q @ state)
         leaving = span.to_end()[:, None] * xs.k
         return span.across() * state + leaving.T @ xs.v, y
-
-    def length(self, xs):
-        return 64

@@ -3,10 +3,9 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from .decay import Cumulated, Decay, cumulate
-from .kernel import Began
+from .decay import Began, Cumulated, Decay, causal, cumulate
 
 
 class Spans(NamedTuple):
@@ -17,7 +16,7 @@ class Spans(NamedTuple):
 
     @classmethod
     def of(cls, decay: Decay | None, began: Began) -> "Spans":
-        return cls(None if decay is None else cumulate(decay), began)
+        return cls(None if decay is None else cumulate(decay, began), began)
 
     def between(self) -> Float[Array, "C C"]:
         """[t, s]: from s to t, for s <= t."""
@@ -49,8 +48,3 @@ class Spans(NamedTuple):
     def across(self) -> Float[Array, ""]:
         """From the state before the chunk to its end."""
         return self.from_state()[-1]
-
-
-def causal(began: Began) -> Bool[Array, "C C"]:
-    """[t, s]: whether step s <= t of the same episode."""
-    return jnp.tri(len(began), dtype=bool) & (began[:, None] == began[None, :])

@@ -1,7 +1,8 @@
-"""The inverse of I + N for strictly lower triangular N, by matrix products only (see core/matrices.py for why).
+"""The inverse of I + N for strictly lower triangular N, by matrix products only (see core/matrices.py for
+why).
 
-Blocks of _BASE are inverted by the finite series (I + N)^-1 = (I - N)(I + N^2)(I + N^4)..., which ends because N^_BASE
-is 0; then blocks are joined in pairs, doubling in size:
+Blocks of _BASE are inverted by the finite series (I + N)^-1 = (I - N)(I + N^2)(I + N^4)..., which ends
+because N^_BASE is 0; then blocks are joined in pairs, doubling in size:
 
     [X_1      0 ]                                   [I + N_1     0    ]
     [Y       X_2],   Y = -X_2 M X_1,   inverse of   [   M      I + N_2]

@@ -6,13 +6,14 @@ In a chunk that begins with the state S, with L_t (dk,) as in decay.py:
     Y = A V + (Q * exp(L)) S
     S' = diag(exp(L_C)) S + (K * exp(L_C - L))^T V
 
-A is no product of two matrices in floating point: exp(-L_s) overflows. But with a moment r between s and t it is, since
-both exponents of (q_t exp(L_t - L_r)) . (k_s exp(L_r - L_s)) are negative. So a chunk is halved, the later half meets
-the earlier one through r at the border, and each half is treated alike, down to blocks so short that exponents of
-either sign do no harm.
+A is no product of two matrices in floating point: exp(-L_s) overflows. But with a moment r between s and t
+it is, since both exponents of (q_t exp(L_t - L_r)) . (k_s exp(L_r - L_s)) are negative. So a chunk is
+halved, the later half meets the earlier one through r at the border, and each half is treated alike, down to
+blocks so short that r may be their first step.
 
-Source: S. Yang, B. Wang, Y. Shen, R. Panda, Y. Kim, "Gated Linear Attention Transformers with Hardware-Efficient
-Training", 2023, arXiv:2312.06635, section 4 (which cuts a chunk into equal pieces instead of halves).
+Source: S. Yang, B. Wang, Y. Shen, R. Panda, Y. Kim, "Gated Linear Attention Transformers with
+Hardware-Efficient Training", 2023, arXiv:2312.06635, section 4 (which cuts a chunk into equal pieces instead
+of halves).
 """
 
 from dataclasses import dataclass
@@ -22,12 +23,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Cumulated, Decay, cumulate
+from .decay import Began, Cumulated, Decay, causal, cumulate
 from .kernel import AbstractKernel
-from .spans import causal
 
 STEEPEST = 20.0
-_SAFE = 40.0  # exp of +-40 times a number of ordinary size stays a normal float32
+_SAFE = 60.0  # exp of +-60 times a number of ordinary size stays a normal float32
 
 
 class VectorInputs(NamedTuple):
@@ -53,15 +53,13 @@ class VectorDecay(AbstractKernel):
         return state, x.q @ state
 
     def chunk(self, state, xs, began):
-        cumulated = cumulate(limited(xs.decay, self.steepest))
+        cumulated = cumulate(limited(xs.decay, self.steepest), began)
         q, k = signed(xs.q, cumulated), signed(xs.k, cumulated)
-        read = decayed_products(q, cumulated, k, cumulated, self.steepest)
-        read = jnp.where(causal(began), read, 0.0)
+        read = jnp.where(
+            causal(began), decayed_products(q, cumulated, k, cumulated, began, self.steepest), 0.0
+        )
         y = read @ xs.v + (from_state(cumulated, began) * q) @ state
         return ending(cumulated, began, state, k, xs.v), y
-
-    def length(self, xs):
-        return 32
 
 
 def limited(decay: Decay, steepest: float) -> Decay:
@@ -86,36 +84,50 @@ def ending(cumulated: Cumulated, began, state, k, v) -> Float[Array, "dk dv"]:
 
 
 def decayed_products(
-    q: Float[Array, "C d"], at: Cumulated, k: Float[Array, "C d"], cumulated: Cumulated, steepest: float
+    q: Float[Array, "C d"],
+    at: Cumulated,
+    k: Float[Array, "C d"],
+    cumulated: Cumulated,
+    began: Began,
+    steepest: float,
 ) -> Float[Array, "C C"]:
-    """A[t, s] = sum_c q_tc exp(at_tc - L_sc) k_sc for s <= t, at_t being L_t or L_{t-1}; meaningless above."""
-    size = len(q)
-    block = 1
-    while block < size and block * steepest <= _SAFE:  # a block of 2 b has exponents up to b * steepest
+    """A[t, s] = sum_c q_tc exp(at_tc - L_sc) k_sc for s <= t of one episode, at_t being L_t or L_{t-1}.
+
+    Other entries are finite and mean nothing.
+    """
+    size, block = len(q), 1
+    while block < size and (2 * block - 1) * steepest <= _SAFE:
         block *= 2
     padded = block
     while padded < size:
         padded *= 2
+    began = jnp.pad(began, (0, padded - size), mode="edge")
 
     def cut(tree, parts):
-        return jax.tree.map(
-            lambda x: jnp.pad(x, ((0, padded - size), (0, 0)), "edge").reshape(parts, -1, x.shape[-1]), tree
-        )
+        def one(x):
+            x = x if len(x) == padded else jnp.pad(x, ((0, padded - size), (0, 0)), mode="edge")
+            return x.reshape(parts, -1, *x.shape[1:])
 
-    def meet(q, at, k, cumulated, moment):
-        q = q * jnp.exp(at - moment)
-        k = k * jnp.exp(moment - cumulated)
-        return q @ jnp.swapaxes(k, 1, 2)
+        return jax.tree.map(one, tree)
 
-    all_ = (q, at._replace(sign=None), k, cumulated._replace(sign=None))
-    whole = cut(all_, padded // block)
-    products = meet(*whole, jax.tree.map(lambda x: x[:, block // 2, None], whole[3]))
+    def meet(q, above, k, below):
+        return (q * jnp.exp(above)) @ jnp.swapaxes(k * jnp.exp(below), 1, 2)
+
+    every = (q, at._replace(sign=None), k, cumulated._replace(sign=None), began)
+    q_, at_, k_, cumulated_, began_ = cut(every, padded // block)
+    first = jnp.arange(0, padded, block)[:, None]
+    # the block's first step, or the beginning of an episode that began in the block, where L is 0
+    moment = jax.tree.map(lambda x: jnp.where((began_ < first)[..., None], x[:, :1], 0.0), cumulated_)
+    products = meet(q_, at_ - moment, k_, moment - cumulated_)
     while block < padded:
-        halves = cut(all_, padded // block)
-        early, late = (jax.tree.map(lambda x: x[half::2], halves) for half in (0, 1))  # noqa: B023
-        border = jax.tree.map(lambda x: x[:, -1:], early[3])
-        below = meet(late[0], late[1], early[2], early[3], border)
-        upper = jnp.concatenate([products[0::2], jnp.zeros_like(below)], axis=2)
-        products = jnp.concatenate([upper, jnp.concatenate([below, products[1::2]], axis=2)], axis=1)
+        halves = cut(every, padded // block)
+        k_, cumulated_, began_ = (jax.tree.map(lambda x: x[0::2], part) for part in halves[2:])
+        q_, at_, late_began = (jax.tree.map(lambda x: x[1::2], halves[i]) for i in (0, 1, 4))
+        border, episode = jax.tree.map(lambda x: x[:, -1:], (cumulated_, began_))
+        above = jnp.where((late_began == episode)[..., None], at_ - border, -jnp.inf)
+        below = jnp.where((began_ == episode)[..., None], border - cumulated_, -jnp.inf)
+        left = meet(q_, above, k_, below)
+        upper = jnp.concatenate([products[0::2], jnp.zeros_like(left)], axis=2)
+        products = jnp.concatenate([upper, jnp.concatenate([left, products[1::2]], axis=2)], axis=1)
         block *= 2
     return products[0, :size, :size]

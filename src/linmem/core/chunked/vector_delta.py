@@ -2,15 +2,16 @@
 
     S_t = (diag(w_t) + b_t a_t^T) S_{t-1} + k_t v_t^T,     y_t = S_t^T r_t
 
-With u_t = S_{t-1}^T a_t this writes two values a step, b_t u_t^T and k_t v_t^T. In a chunk that begins with the state S,
-with L as in decay.py and A(x, y)[t, s] = sum_c x_tc y_sc exp(...) the products of vector_decay.py:
+With u_t = S_{t-1}^T a_t this writes two values a step, b_t u_t^T and k_t v_t^T. In a chunk that begins with
+the state S, with L as in decay.py and A(x, y)[t, s] = sum_c x_tc y_sc exp(...) the products of
+vector_decay.py:
 
     (I - A(a, b)) U = A(a, k) V + (A * exp(L_{t-1})) S      s < t, exponent L_{t-1} - L_s
     Y = A(r, b) U + A(r, k) V + (R * exp(L)) S              s <= t, exponent L_t - L_s
     S' = diag(exp(L_C)) S + (B * exp(L_C - L))^T U + (K * exp(L_C - L))^T V
 
-Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456, section 4 and
-appendix on the chunked form.
+Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456,
+section 4 and appendix on the chunked form.
 """
 
 from dataclasses import dataclass
@@ -20,9 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Cumulated, Decay, cumulate
+from .decay import Began, Cumulated, Decay, causal, cumulate
 from .kernel import AbstractKernel
-from .spans import causal
 from .triangular import inverse_of_unit_lower
 from .vector_decay import STEEPEST, decayed_products, ending, from_state, limited, signed
 
@@ -53,22 +53,19 @@ class VectorDelta(AbstractKernel):
         return state, x.r @ state
 
     def chunk(self, state, xs, began):
-        steps = len(began)
-        cumulated = cumulate(limited(xs.decay, self.steepest))
-        before = _before(cumulated)
-        began_before = jnp.concatenate([jnp.full(1, -1), began[:-1]])
+        cumulated = cumulate(limited(xs.decay, self.steepest), began)
+        before = _before(cumulated, began)
         reads = jnp.stack([signed(xs.a, before), signed(xs.r, cumulated)])
         at = jax.tree.map(lambda *x: jnp.stack(x), before, cumulated)
         writes = jnp.stack([signed(xs.b, cumulated), signed(xs.k, cumulated)])
 
         def products(q, at, k):
-            return decayed_products(q, at, k, cumulated, self.steepest)
+            return decayed_products(q, at, k, cumulated, began, self.steepest)
 
         every = jax.vmap(jax.vmap(products, (None, None, 0)), (0, 0, None))(reads, at, writes)
-        open_ = causal(began)
-        earlier = open_ & ~jnp.eye(steps, dtype=bool)
-        (ab, ak), (rb, rk) = jnp.where(jnp.stack([earlier, open_])[:, None], every, 0.0)
-        from_a = jnp.where((began < 0)[:, None], from_state(before, began_before), 0.0)
+        open_ = jnp.stack([causal(began, strict=True), causal(began)])
+        (ab, ak), (rb, rk) = jnp.where(open_[:, None], every, 0.0)
+        from_a = from_state(before, began)
         u = inverse_of_unit_lower(-ab) @ (ak @ xs.v + (from_a * reads[0]) @ state)
         y = rb @ u + rk @ xs.v + (from_state(cumulated, began) * reads[1]) @ state
         written = jnp.concatenate([writes[0], writes[1]])
@@ -76,11 +73,10 @@ class VectorDelta(AbstractKernel):
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), cumulated)
         return ending(twice, jnp.concatenate([began, began]), state, written, values), y
 
-    def length(self, xs):
-        return 32
 
-
-def _before(cumulated: Cumulated) -> Cumulated:
-    """L_{t-1} and sigma_{t-1}."""
-    shifted = jax.tree.map(lambda x: jnp.pad(x[:-1], ((1, 0), (0, 0))), cumulated)
-    return shifted if shifted.sign is None else shifted._replace(sign=shifted.sign.at[0].set(1.0))
+def _before(cumulated: Cumulated, began: Began) -> Cumulated:
+    """L_{t-1} and sigma_{t-1}; 0 and 1 where an episode or the chunk begins."""
+    coarse, fine, sign = jax.tree.map(lambda x: jnp.pad(x[:-1], ((1, 0), (0, 0))), cumulated)
+    starts = (began == jnp.arange(len(began)))[:, None]
+    sign = None if sign is None else sign.at[0].set(1.0)
+    return Cumulated(jnp.where(starts, 0.0, coarse), jnp.where(starts, 0.0, fine), sign)
