@@ -210,7 +210,6 @@ MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, 
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
-MEMORIES.add("none", _none, "no memory: the present observation only", "-")
 MEMORIES.add(
     "mamba",
     _block(lambda size, key: Mamba(size, key=key)),
@@ -277,6 +276,9 @@ MEMORIES.add(
     _block(lambda size, key: HadamardSLiCE(size, 1 << (size - 1).bit_length(), key=key)),
     "the same, diagonal times Walsh-Hadamard",
     _SLICE,
+)
+MEMORIES.add("none", _none, "no memory: the present observation only", "-")
+MEMORIES.add(
     "mamba2",
     _block(lambda size, key: Mamba2(size, key=key)),
     "state space with one decay per head (SSD), residual block",
