@@ -181,7 +181,7 @@ class ComplexSLiCE(AbstractSLiCE):
 class BlockSLiCE(AbstractSLiCE):
     """Blocks of size ``block``, which divides ``state_size``."""
 
-    transition: Float[Array, "in n*m"]
+    transition: Float[Array, "in coefficients"]
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
     out: Float[Array, "n out"]
@@ -214,7 +214,7 @@ class BlockSLiCE(AbstractSLiCE):
 class LowRankSLiCE(AbstractSLiCE):
     """Diagonal plus ``rank``."""
 
-    transition: Float[Array, "in n*(1+2r)"]
+    transition: Float[Array, "in coefficients"]
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
     out: Float[Array, "n out"]
@@ -246,7 +246,7 @@ class LowRankSLiCE(AbstractSLiCE):
 class SparseSLiCE(AbstractSLiCE):
     """``entries`` entries in each row, at random columns that all A_i share."""
 
-    transition: Float[Array, "in n*k"]
+    transition: Float[Array, "in coefficients"]
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
     out: Float[Array, "n out"]
