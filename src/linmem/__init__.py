@@ -20,6 +20,7 @@ from .core.algebra import (
 from .core.scan import scan
 from .core.types import Inputs
 from .experiments.config import RunConfig
+from .experiments.deploy import Policy, load
 from .measures.certificates import analyse
 from .memories import (
     GRU,
@@ -69,6 +70,7 @@ __all__ = [
     "PPOConfig",
     "Permutation",
     "Permuted",
+    "Policy",
     "RingWorld",
     "RunConfig",
     "Switch",
@@ -76,6 +78,7 @@ __all__ = [
     "Trace",
     "Viterbi",
     "analyse",
+    "load",
     "scan",
     "viterbi_path",
 ]

@@ -52,6 +52,95 @@ def report(directory: Positional[Path]) -> int:
     return 0
 
 
+@app.command
+def evaluate(
+    directory: Positional[Path],
+    memory: tuple[str, ...] = (),
+    actors: int = 64,
+    steps: int = 2000,
+    seed: int = 0,
+    json: Path | None = None,
+) -> int:
+    """Play fresh episodes with a run's trained agents and print what they earn, with intervals over seeds.
+
+    Args:
+        directory: a run folder, as `linmem run` printed it.
+        memory: which memories; by default all that are trained.
+        actors: copies of the world for each seed.
+        steps: steps of each copy.
+        seed: another one gives other episodes.
+        json: write the numbers of every seed to this file.
+    """
+    from .evidence.conclude import Evidence, conclude
+    from .experiments.evaluate import evaluate as evaluations
+    from .experiments.store import Folder
+    from .measures.statistics import bootstrap_mean
+    from .reports.tables import Table
+
+    done = list(evaluations(Folder.open(directory), memory, actors, steps, seed))
+    table = Table(
+        ("memory", "reward per step", "return per episode", "episodes per seed", "loaded in s", "s"),
+        [
+            (
+                one.memory,
+                bootstrap_mean(one.reward),
+                None if one.returns is None else bootstrap_mean(one.returns),
+                one.episodes,
+                one.loading_seconds,
+                one.seconds,
+            )
+            for one in done
+        ],
+    )
+    remarks = ["mean and 95% bootstrap interval over seeds"]
+    if any(one.returns is None for one in done):
+        remarks.append("some copy of the world ended no episode; --steps makes them longer")
+    return conclude(Evidence("evaluate", [one._asdict() for one in done], table, [], remarks), json)
+
+
+@app.command
+def play(
+    directory: Positional[Path],
+    memory: str | None = None,
+    agent: int = 0,
+    steps: int = 200,
+    seed: int = 0,
+    delay: float = 0.1,
+) -> int:
+    """Show an episode of a trained agent step by step, with its memory's belief and the exact one beside it.
+
+    Args:
+        directory: a run folder, as `linmem run` printed it.
+        memory: which memory; by default the first that is trained.
+        agent: which of its seeds.
+        steps: show at most so many.
+        seed: another one gives another episode.
+        delay: seconds between steps on a terminal.
+    """
+    import time
+
+    from rich.console import Console
+
+    from .experiments.evaluate import chosen, episode
+    from .experiments.store import Folder
+    from .reports.play import heading, lines
+
+    folder, console = Folder.open(directory), Console()
+    name = chosen(folder, () if memory is None else (memory,))[0]
+    shown = episode(folder, name, agent, steps, seed)
+    console.print(f"{folder.config().world}, memory {name}, seed {agent}", style="bold", highlight=False)
+    console.print(heading(shown), soft_wrap=True)
+    for line in lines(shown):
+        console.print(line, soft_wrap=True)
+        time.sleep(delay if console.is_terminal else 0)
+    console.print(
+        f"return {shown.reward.sum():+.3f} in {int(shown.acts.sum())} steps"
+        + ("" if shown.terminated.any() else ", not ended by the world"),
+        highlight=False,
+    )
+    return 0
+
+
 def _report(path: Path) -> None:
     from rich.console import Console
 
@@ -131,12 +220,12 @@ def analyse(model: Positional[str]) -> int:
             `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the controlled case.
     """
     from .measures.certificates import analyse as certify
-    from .worlds import WORLDS
+    from .worlds import resolve
 
     if model.endswith(".npz"):
         print(certify(_model_from(Path(model))))
         return 0
-    tables = WORLDS[model].make().tables()
+    tables = resolve(model).make().tables()
     if tables is None:
         raise UsageError(f"world '{model}' has no tables to analyse; name a finite one or a .npz file")
     print(certify(tables))
@@ -182,6 +271,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         "bench": (
             "Measure speed on this machine.",
             {"scan": "bench_scan", "train": "bench_train", "kernels": "bench_kernels"},
+            {"act": "bench_act", "scan": "bench_scan", "train": "bench_train"},
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
@@ -192,6 +282,17 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "dynamics-tokens": "dynamics_tokens",
                 "signature": "signature",
             },
+                "hippo-prophecy": "hippo_prophecy",
+                "stu": "stu",
+                "space-time": "space_time",
+                "rtf": "rtf",
+                "ffm": "ffm",
+                "state-feedback": "state_feedback",
+                "s4": "s4_kernel",
+                "ptd": "ptd",
+                "stable-ssm": "stable_ssm",
+            },
+            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 
@@ -224,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         else:
             code = app.cli(prog="linmem", args=arguments, description=_ABOUT)
-    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError) as error:
+    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError, ImportError) as error:
         print(f"linmem: {error}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..agents import AGENTS, PPOConfig
 from ..memories import MEMORIES
-from ..worlds import WORLDS
+from ..worlds import resolve
 
 DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
 
@@ -22,7 +23,7 @@ class RunConfig:
     """Train one agent per memory and seed on one world; the agents differ in their memory only."""
 
     world: str = "ringworld"
-    """the world (see `linmem list`)"""
+    """the world (see `linmem list`), or gymnax:ID, or gym:ID, an environment of those libraries"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
     """the memories, one after another (see `linmem list`)"""
     agent: str = "ppo"
@@ -41,7 +42,7 @@ class RunConfig:
     """settings of the learner"""
 
     def __post_init__(self):
-        WORLDS[self.world]
+        resolve(self.world)
         AGENTS[self.agent]
         for name in self.memory:
             MEMORIES[name]
@@ -64,7 +65,8 @@ class RunConfig:
     def folder_name(self) -> str:
         """<world>-<hash of everything>: two configurations never share a folder, one always has the same."""
         text = json.dumps(self.as_dict(), sort_keys=True)
-        return f"{self.world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        world = re.sub(r"[^A-Za-z0-9._-]", "-", self.world)
+        return f"{world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:

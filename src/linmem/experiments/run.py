@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ..agents import ppo
+from ..agents import host, ppo
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot, begin, collect
 from ..measures.decoding import decode
 from ..memories import MEMORIES
-from ..worlds import WORLDS
-from ..worlds.base import AbstractWorld
+from ..worlds import resolve
+from ..worlds.base import AbstractHostWorld, AbstractWorld
 from .config import RunConfig
 from .store import Folder
 
@@ -80,7 +80,7 @@ def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
 
 def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, Key[Array, " seeds"]]:
     """The world, what makes the training state of all seeds before the first update, and its keys."""
-    world = WORLDS[config.world].make()
+    world = resolve(config.world).make()
     size, calls = chunking(config.updates)
     # The memory's name enters the key, so that its records do not depend on what else is run.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
@@ -173,7 +173,7 @@ def _evaluate(
 ) -> dict[str, object]:
     """Fresh episodes of every seed's trained agent, acting as it was trained to (it samples its actions)."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds)
-    slots = _episodes(config, world, policy, keys)
+    slots = episodes(world, policy, keys, config.evaluation_actors, config.evaluation_steps)
     acts = np.asarray(slots.acts)
     reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
     result: dict[str, object] = {"event": "result", "memory": name, "reward": reward}
@@ -185,7 +185,7 @@ def _evaluate(
         for s in range(config.seeds)
     ]
     first = jax.tree.map(lambda x: np.asarray(x)[0][:, decoded[0].held_out][:, 0], slots)
-    length = _first_episode(first.start)
+    length = first_episode(first.start)
     folder.save_arrays(
         f"episodes/{name}.npz",
         hidden=first.hidden[:length],
@@ -200,20 +200,25 @@ def _evaluate(
     }
 
 
-def _first_episode(starts: np.ndarray) -> int:
+def first_episode(starts: np.ndarray) -> int:
     """How many slots the first episode has."""
     later = np.flatnonzero(starts[1:])
     return int(later[0]) + 1 if len(later) else len(starts)
 
 
-def _episodes(config: RunConfig, world: AbstractWorld, policy: ActorCritic, keys: jax.Array) -> Slot:
-    """Evaluation slots with leading axes (seed, time, actor)."""
+def episodes(
+    world: AbstractWorld, policy: ActorCritic, keys: Key[Array, " seeds"], actors: int, steps: int
+) -> Slot:
+    """Fresh episodes of all seeds' agents in ``actors`` copies: slots with leading axes (seed, time,
+    actor)."""
+    if isinstance(world, AbstractHostWorld):
+        rollout = host.Rollout(world, actors, steps)
+        blank = jax.vmap(lambda policy: host.blank(policy, world, actors))(policy)
+        return rollout.collect(policy, rollout.begin(blank, keys), keys)[1]
 
     def one(policy: ActorCritic, key: jax.Array) -> Slot:
         begin_key, act_key = jax.random.split(key)
-        actors = jax.vmap(begin, in_axes=(None, None, 0))(
-            policy, world, jax.random.split(begin_key, config.evaluation_actors)
-        )
-        return collect(policy, world, actors, act_key, config.evaluation_steps)[1]
+        begun = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(begin_key, actors))
+        return collect(policy, world, begun, act_key, steps)[1]
 
     return jax.jit(jax.vmap(one))(policy, keys)
