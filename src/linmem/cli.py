@@ -270,18 +270,23 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     return {
         "bench": (
             "Measure speed on this machine.",
-            {"scan": "bench_scan", "train": "bench_train", "kernels": "bench_kernels"},
-            {"act": "bench_act", "scan": "bench_scan", "train": "bench_train"},
+            {
+                "act": "bench_act",
+                "scan": "bench_scan",
+                "train": "bench_train",
+                "kernels": "bench_kernels",
+            },
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {
                 "two-state": "two_state",
+                "action-controlled": "action_controlled",
+                "delta": "delta",
                 "state-tracking": "state_tracking",
                 "parity-rl": "parity_rl",
                 "dynamics-tokens": "dynamics_tokens",
                 "signature": "signature",
-            },
                 "hippo-prophecy": "hippo_prophecy",
                 "stu": "stu",
                 "space-time": "space_time",
@@ -292,7 +297,6 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
             },
-            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 

@@ -20,26 +20,33 @@ from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
 from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
-from .fixed_point_rnn import FixedPointRNN
-from .gated_deltanet import GatedDeltaNet
-from .gla import GLA
 from .diagonal import ptd
 from .dss import DSS
 from .ffm import FFM
 from .filter_bank import FilterBank
+from .fixed_point_rnn import FixedPointRNN
+from .gated_deltanet import GatedDeltaNet
+from .gla import GLA
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .longhorn import Longhorn
+from .lru import LRU
+from .lssl import LSSL
 from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mlstm import MLSTM
 from .none import NoMemory
+from .prophecy import HippoProphecy
+from .rtf import RTF
 from .rwkv7 import RWKV7
+from .s4 import S4
+from .s4d import S4D
 from .s5 import S5
 from .s7 import S7
 from .sd_ssm import SDSSM
+from .self_tuning import SelfTuningFilter
 from .slice import (
     BlockSLiCE,
     ComplexSLiCE,
@@ -48,15 +55,6 @@ from .slice import (
     LowRankSLiCE,
     SparseSLiCE,
 )
-from .lru import LRU
-from .lssl import LSSL
-from .none import NoMemory
-from .prophecy import HippoProphecy
-from .rtf import RTF
-from .s4 import S4
-from .s4d import S4D
-from .s5 import S5
-from .self_tuning import SelfTuningFilter
 from .smr import StateMemoryReplay
 from .space_time import SpaceTime
 from .stack import Encoded, Features, Residual
@@ -66,23 +64,22 @@ from .trace import Trace
 
 __all__ = [
     "CONFORMING",
-    "GLA",
     "DSS",
     "FFM",
+    "GLA",
     "GRU",
     "GSS",
     "LRU",
     "LSSL",
     "MEMORIES",
     "MLSTM",
-    "RWKV7",
-    "S5",
-    "S7",
-    "SDSSM",
     "RTF",
+    "RWKV7",
     "S4",
     "S4D",
     "S5",
+    "S7",
+    "SDSSM",
     "STU",
     "AbstractLinearMemory",
     "AbstractMemory",
@@ -97,10 +94,10 @@ __all__ = [
     "Encoded",
     "ExactLinearFilter",
     "Features",
+    "FilterBank",
     "FixedPointRNN",
     "GatedDeltaNet",
     "HadamardSLiCE",
-    "FilterBank",
     "HiSS",
     "HippoProphecy",
     "InitialStateFilter",
@@ -110,9 +107,9 @@ __all__ = [
     "Mamba2",
     "NoMemory",
     "Residual",
-    "SparseSLiCE",
     "SelfTuningFilter",
     "SpaceTime",
+    "SparseSLiCE",
     "StateMemoryReplay",
     "StateOffset",
     "Trace",
@@ -443,6 +440,8 @@ MEMORIES.add(
     _block(lambda size, key: RWKV7(size, key=key)),
     "vector decay with removal along its own key, residual block",
     "Peng et al. 2025, arXiv:2503.14456",
+)
+MEMORIES.add(
     "ffm",
     _layer(lambda size, key: FFM(size, size, 32, 4, key=key)),
     "decaying, rotating sums of 32 traces at 4 frequencies, gated",

@@ -4,9 +4,6 @@ from functools import partial
 
 from linmem.core.registry import Entry, Registry
 
-from .base import AbstractWorld, Outcome
-from .parity import Parity
-from .probes import ActionProbe, ConstantProbe, DelayProbe, ObservationProbe, RecallProbe, TruncationProbe
 from . import gymnax_world
 from .balance import (
     CartPole,
@@ -36,6 +33,7 @@ from .cards import (
 )
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
+from .parity import Parity
 from .probes import (
     ActionProbe,
     AimProbe,
