@@ -16,11 +16,12 @@ from ..core.registry import Registry
 from ..worlds.base import AbstractWorld
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
-from .belief import Belief, Viterbi, identity, viterbi_path
-from .deep_alf import DeepALF, random_deep_alf
+from .belief import Belief, LogForward, Viterbi, identity, viterbi_path
+from .deep_alf import PARTS, DeepALF, random_deep_alf
 from .gru import GRU
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .none import NoMemory
+from .readouts import named_readout
 from .s5 import S5
 from .stack import Encoded, Features, Residual
 from .trace import Trace
@@ -39,6 +40,7 @@ __all__ = [
     "ExactLinearFilter",
     "Features",
     "InitialStateFilter",
+    "LogForward",
     "NoMemory",
     "Residual",
     "Trace",
@@ -54,6 +56,7 @@ ALF_DELTA = 0.05  # best of 0.03, 0.05, 0.07, 0.1, 0.15, 0.2 on our RingWorld; t
 CONFORMING: list[type[AbstractMemory]] = [
     NoMemory,
     Belief,
+    LogForward,
     Viterbi,
     ExactLinearFilter,
     AdaptiveLinearFilter,
@@ -91,15 +94,26 @@ def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abstra
     return Belief(_tables(world, "belief_logits"), readout=identity)
 
 
-def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+def _lof(world: AbstractWorld, size: int, key: PRNGKeyArray, readout: str = "logits") -> AbstractMemory:
+    return LogForward(_tables(world, "lof"), named_readout(readout))
 
 
-def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+def _alf(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, delta: float = ALF_DELTA, readout: str = "logits"
+) -> AbstractMemory:
+    return AdaptiveLinearFilter(_tables(world, "alf"), delta, readout=named_readout(readout))
+
+
+def _deep_alf(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, random: str = "none", delta: float = ALF_DELTA
+) -> AbstractMemory:
+    """random: the parts that begin at random, with commas between; or none."""
     model = _tables(world, "deep_alf")
-    known = frozenset({"Lambda", "V", "E", "delta"})
+    drawn = frozenset() if random == "none" else frozenset(random.split(","))
+    if wrong := drawn - PARTS:
+        raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: {', '.join(sorted(PARTS))}")
     sizes = (model.n_states, model.n_actions, model.n_observations)
-    return random_deep_alf(*sizes, key=key, model=model, known=known, delta=ALF_DELTA)
+    return random_deep_alf(*sizes, key=key, model=model, known=PARTS - drawn, delta=delta)
 
 
 def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -113,9 +127,13 @@ def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: Abstrac
 
 
 def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block."""
+    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block.
 
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    ``hidden`` is a size of its own; 0 takes the learner's.
+    """
+
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
+        size = hidden or size
         in_key, memory_key, block_key = jax.random.split(key, 3)
         return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
 
@@ -138,7 +156,8 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
-MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
+MEMORIES.add("belief_logits", _belief_logits, "the exact filter's logits, the largest always 0", PAPER)
+MEMORIES.add("lof", _lof, "the exact filter's raw logits, falling without bound", PAPER)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
 MEMORIES.add(
     "deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER
