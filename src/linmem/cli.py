@@ -180,7 +180,11 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
         "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
-            {"two-state": "two_state"},
+            {
+                "two-state": "two_state",
+                "ringworld": "ringworld",
+                "ringworld-choices": "ringworld_choices",
+            },
         ),
     }
 

@@ -4,8 +4,8 @@ An entry is one line beside the folder it names (``memories/__init__.py`` and so
 conformance suite, the benchmarks and the documentation all read these entries, so a new file needs no second
 list.
 
-A name may carry options, each after an @: ``ringworld@slip=other@goals=4,5`` or ``alf@delta=0.1``. They are the
-maker's parameters that have a default, which also says what type a value has. So a choice is one string
+A name may carry options, each after an @: ``ringworld@slip=other@goals=4,5`` or ``alf@delta=0.1``. They are
+the maker's parameters that have a default, which also says what type a value has. So a choice is one string
 wherever it goes: a command line, a configuration, a table's first column.
 """
 

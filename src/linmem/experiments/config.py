@@ -24,7 +24,7 @@ class RunConfig:
     world: str = "ringworld"
     """the world (see `linmem list`), with options as in ringworld@slip=other@sharpness=1.35"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
-    """the memories, one after another (see `linmem list`), with options as in alf@delta=0.1 or s5@hidden=12"""
+    """the memories, one after another (see `linmem list`), with options as in alf@delta=0.1"""
     agent: str = "ppo"
     """the learner (see `linmem list`)"""
     seeds: int = 4

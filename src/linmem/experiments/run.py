@@ -19,6 +19,7 @@ from jaxtyping import Array, Key
 from ..agents import ppo
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot, begin, collect
+from ..measures.certificates import analyse
 from ..measures.decoding import decode
 from ..measures.spectrum import angular_distance, chance_distance, eigenvalues, theoretical
 from ..memories import MEMORIES
@@ -276,6 +277,7 @@ def _snapshot(
     return record | {
         "eigenvalues": [{"real": each.real, "imaginary": each.imag} for each in learned],
         "theory": {"real": theory.real, "imaginary": theory.imag},
+        "recommended_delta": analyse(model).recommended.delta,
         "angular_distance": [angular_distance(each, theory) for each in learned],
         "chance_distance": chance_distance(learned[0].shape[1], theory[: len(learned[0])]),
     }

@@ -6,8 +6,8 @@ backbones, if these commute. A memory is compared by the directions of its eigen
 short of 1 is its forgetting.
 
 The assignment pairs each mode of the smaller set with one of the other, so that the mean angle between
-partners is least (H. W. Kuhn, "The Hungarian method for the assignment problem", 1955). A mode has one partner
-for all actions.
+partners is least (H. W. Kuhn, "The Hungarian method for the assignment problem", 1955). A mode has one
+partner for all actions.
 """
 
 import equinox as eqx

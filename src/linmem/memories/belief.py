@@ -102,8 +102,8 @@ class Belief(AbstractLinearMemory):
 
 
 class LogForward(Belief):
-    """The same recurrence without the shift, as the paper writes it: l_t = log P(state, o_0 .. o_t | actions).
-    Features (n,): ``readout`` of these logits, by default themselves.
+    """The same without the shift, as the paper writes it: l_t = log P(state, o_0 .. o_t | actions). Features
+    (n,): ``readout`` of these logits, by default themselves.
 
     They fall by about the entropy of an observation at every step of an episode, without bound.
     """

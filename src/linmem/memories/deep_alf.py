@@ -35,7 +35,6 @@ from .base import AbstractLinearMemory
 from .belief import example_inputs
 from .linear_filter import backbone_source
 
-
 PARTS = frozenset({"Lambda", "V", "E", "delta"})
 
 
@@ -131,8 +130,8 @@ def _emission(model: POMDP) -> Float[np.ndarray, "n k"]:
 
 
 def shared_spectrum(model: POMDP) -> tuple[Float[np.ndarray, "m n"], Complex[np.ndarray, "n n"]]:
-    """Angles and shared eigenvectors of the model's backbones, which must be commuting permutations; ValueError
-    otherwise."""
+    """Angles and shared eigenvectors of the model's backbones; ValueError unless they are permutations that
+    commute."""
     matrices = [np.eye(model.n_states)[backbone_source(T)] for T in model.transition]
     weights = np.random.default_rng(0).normal(
         size=len(matrices)

@@ -5,6 +5,7 @@ from functools import partial
 from linmem.core.registry import Registry
 
 from .base import AbstractWorld, Outcome
+from .permutation import PermutationWorld
 from .probes import ActionProbe, ConstantProbe, DelayProbe, ObservationProbe, RecallProbe, TruncationProbe
 from .ringworld import RingWorld
 from .spaces import Box, Discrete
@@ -16,6 +17,12 @@ PROBES = "Jones 2021, Debugging RL, without the agonizing pain"
 
 WORLDS = Registry("world")
 WORLDS.add("ringworld", RingWorld, "noisy beacons on a ring with goals and traps", PAPER)
+WORLDS.add(
+    "permutation",
+    PermutationWorld,
+    "name the state of a random, nearly permuted chain",
+    "Theorem 5.7 of the same",
+)
 WORLDS.add("probe_constant", ConstantProbe, "one step, reward 1", PROBES)
 WORLDS.add("probe_observation", ObservationProbe, "one step, the reward is the observation", PROBES)
 WORLDS.add("probe_delay", DelayProbe, "two steps, only the second earns", PROBES)
@@ -38,6 +45,7 @@ __all__ = [
     "Discrete",
     "ObservationProbe",
     "Outcome",
+    "PermutationWorld",
     "RecallProbe",
     "RingWorld",
     "TableState",
