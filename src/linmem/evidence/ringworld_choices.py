@@ -189,7 +189,8 @@ def targets_of(rows: Sequence[Mapping[str, Any]], runs: Mapping[Part, Mapping[st
         holds = abs(raw["offset"][-1]) > 10 * raw["spread"] and raw["saturated"] > 0.5
         required = "over 10 times, over half of the hidden units saturated"
         targets.append(Target("raw logits are mostly an offset after 100 steps", holds, measured, required))
-    for part, pace in (("logits", ""), ("slow", ", step size 3e-4")):
+    paces: dict[Part, str] = {"logits": "", "slow": ", step size 3e-4"}
+    for part, pace in paces.items():
         if part not in runs:
             continue
         run = runs[part]["as chosen"]

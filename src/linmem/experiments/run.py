@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -19,18 +18,17 @@ from jaxtyping import Array, Key
 from ..agents import ppo
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot, begin, collect
-from ..measures.certificates import analyse
 from ..measures.decoding import decode
-from ..measures.spectrum import angular_distance, chance_distance, eigenvalues, theoretical
 from ..memories import MEMORIES
 from ..worlds import WORLDS
 from ..worlds.base import AbstractWorld
+from . import snapshot
 from .config import RunConfig
+from .snapshot import one_seed
 from .store import Folder
 
 CHUNKS = 80  # progress is shown, and a run can be stopped, about this many times per memory
 SAVE_SECONDS = 30.0
-SNAPSHOT_ACTORS = 16
 
 
 @dataclass(frozen=True)
@@ -127,12 +125,19 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
     compile_seconds = time.perf_counter() - began
     seconds, last_save = float(before), time.perf_counter()
     steps = int(steps)
-    episodes = _compile_episodes(config, world, form.policy)
-    due = _snapshots_due(config, folder, name, size, calls) if world.tables() is not None else set()
+    episodes, model = _episodes(config, world), world.tables()
+    due = snapshot.due(config, folder, name, size, calls)
+
+    def compare(policy: ActorCritic, update: int, steps: int) -> None:
+        if model is not None and update in due:
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.seeds)
+            found = snapshot.compare(policy, model, episodes(policy, keys))
+            at = {"update": update, "steps": steps // config.seeds}
+            folder.append({"event": "snapshot", "memory": name} | at | found)
+
     try:
         for call in range(first_call, calls):
-            if call * size in due:
-                folder.append(_snapshot(config, name, world, episodes, state.policy, call * size, steps))
+            compare(state.policy, call * size, steps)
             began = time.perf_counter()
             following, metrics = jax.block_until_ready(train(state))
             state, seconds = following, seconds + time.perf_counter() - began
@@ -153,8 +158,7 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
         folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
         raise
     folder.save_tree(f"params/{name}.eqx", state.policy)
-    if calls * size in due:
-        folder.append(_snapshot(config, name, world, episodes, state.policy, calls * size, steps))
+    compare(state.policy, calls * size, steps)
     folder.append(
         _evaluate(config, folder, name, world, episodes, state.policy)
         | {
@@ -196,7 +200,7 @@ def _evaluate(
     model = world.tables()
     if model is None:
         return result | {"decoding_error": None, "total_variation": None}
-    decoded = [decode(_seed(policy, s), model, _seed(slots, s)) for s in range(config.seeds)]
+    decoded = [decode(one_seed(policy, s), model, one_seed(slots, s)) for s in range(config.seeds)]
     first = jax.tree.map(lambda x: np.asarray(x)[0][:, decoded[0].held_out][:, 0], slots)
     length = _first_episode(first.start)
     folder.save_arrays(
@@ -222,7 +226,7 @@ def _first_episode(starts: np.ndarray) -> int:
 Episodes = Callable[[ActorCritic, Key[Array, " seeds"]], Slot]
 
 
-def _compile_episodes(config: RunConfig, world: AbstractWorld, form: ActorCritic) -> Episodes:
+def _episodes(config: RunConfig, world: AbstractWorld) -> Episodes:
     """(policies, keys) -> evaluation slots with leading axes (seed, time, actor)."""
 
     def one(policy: ActorCritic, key: jax.Array) -> Slot:
@@ -233,51 +237,3 @@ def _compile_episodes(config: RunConfig, world: AbstractWorld, form: ActorCritic
         return collect(policy, world, actors, act_key, config.evaluation_steps)[1]
 
     return jax.jit(jax.vmap(one))
-
-
-def _seed(tree: Any, seed: int) -> Any:
-    return jax.tree.map(lambda x: x[seed], tree)
-
-
-def _snapshots_due(config: RunConfig, folder: Folder, name: str, size: int, calls: int) -> set[int]:
-    """The numbers of updates after which a snapshot is still to be taken."""
-    planned = np.unique(np.linspace(0, calls, config.snapshots + 1).round().astype(int)) * size
-    taken = {r["update"] for r in folder.records() if r["event"] == "snapshot" and r["memory"] == name}
-    return set(planned.tolist()) - taken if config.snapshots else set()
-
-
-def _snapshot(
-    config: RunConfig,
-    name: str,
-    world: AbstractWorld,
-    episodes: Episodes,
-    policy: ActorCritic,
-    update: int,
-    steps: int,
-) -> dict[str, object]:
-    """How near the memories are to belief and theory after ``update`` updates, one entry per seed."""
-    model = world.tables()
-    assert model is not None, "a snapshot compares with the tables"
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.seeds)
-    slots = jax.tree.map(lambda x: x[:, :, :SNAPSHOT_ACTORS], episodes(policy, keys))
-    decoded = [decode(_seed(policy, s), model, _seed(slots, s)) for s in range(config.seeds)]
-    record = {
-        "event": "snapshot",
-        "memory": name,
-        "update": update,
-        "steps": steps // config.seeds,
-        "decoding_error": [d.decoding_error for d in decoded],
-        "bayes_error": [float(np.mean(d.belief.argmax(-1) != d.hidden)) for d in decoded],
-        "total_variation": [d.total_variation for d in decoded],
-    }
-    learned = [eigenvalues(_seed(policy, s).memory, model) for s in range(config.seeds)]
-    theory = theoretical(model)
-    if learned[0] is None or theory is None:
-        return record
-    return record | {
-        "eigenvalues": [{"real": each.real, "imaginary": each.imag} for each in learned],
-        "theory": {"real": theory.real, "imaginary": theory.imag},
-        "recommended_delta": analyse(model).recommended.delta,
-        "angular_distance": [angular_distance(each, theory) for each in learned],
-        "chance_distance": chance_distance(learned[0].shape[1], theory[: len(learned[0])]),
-    }

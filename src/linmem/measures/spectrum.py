@@ -3,7 +3,7 @@
 On the ring, moves rotate the belief, so the exact filter's modes are roots of unity: action a turns mode k by
 2 pi k s(a) / n, where s(a) is the number of steps. In general they are the joint spectrum of the model's
 backbones, if these commute. A memory is compared by the directions of its eigenvalues; what their moduli fall
-short of 1 is its forgetting.
+short of 1 is its forgetting, delta of an adaptive filter.
 
 The assignment pairs each mode of the smaller set with one of the other, so that the mean angle between
 partners is least (H. W. Kuhn, "The Hungarian method for the assignment problem", 1955). A mode has one
@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Complex, Float
+from jaxtyping import Complex
 from scipy.optimize import linear_sum_assignment
 
 from ..core.types import Inputs
@@ -66,8 +66,3 @@ def chance_distance(modes: int, theory: Complex[np.ndarray, "m n"], draws: int =
     """``angular_distance`` of modes with independent, uniformly random directions, on average."""
     angles = np.random.default_rng(0).uniform(-np.pi, np.pi, (draws, len(theory), modes))
     return float(np.mean([angular_distance(np.exp(1j * angle), theory) for angle in angles]))
-
-
-def forgetting(learned: Complex[np.ndarray, "m p"]) -> Float[np.ndarray, " p"]:
-    """1 - |eigenvalue| of each mode: the share that one step forgets (delta of an adaptive filter)."""
-    return 1 - np.abs(learned).mean(axis=0)

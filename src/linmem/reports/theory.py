@@ -90,14 +90,15 @@ def spectra(run: Run) -> Picture:
     grid = figure.subplots(rows, 2, squeeze=False).ravel()
     for axes in grid[len(memories) :]:
         axes.set_axis_off()
-    circle, words = np.exp(1j * np.linspace(0, 2 * np.pi, 200)), []
+    turn, words = np.linspace(0, 2 * np.pi, 200), []
     for axes, memory in zip(grid, memories, strict=False):
         last = run.snapshots[memory][-1]
-        exact = np.array(last["theory"]["real"][0]) + 1j * np.array(last["theory"]["imaginary"][0])
-        axes.plot(circle.real, circle.imag, color="#bbbbbb", linewidth=0.8)
-        axes.plot(exact.real, exact.imag, "x", color="#000000", markersize=7)
+        axes.plot(np.cos(turn), np.sin(turn), color="#bbbbbb", linewidth=0.8)
+        exact = last["theory"]
+        axes.plot(exact["real"][0], exact["imaginary"][0], "x", color="#000000", markersize=7)
         for learned, colour in zip(eigenvalues_of(last), cycle(PALETTE), strict=False):
-            axes.plot(learned[0].real, learned[0].imag, ".", color=colour, markersize=5, alpha=0.8, mew=0)
+            real, imaginary = np.real(learned[0]), np.imag(learned[0])
+            axes.plot(real, imaginary, ".", color=colour, markersize=5, alpha=0.8, mew=0)
         axes.set(aspect="equal", xlim=(-1.15, 1.15), ylim=(-1.15, 1.15), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         axes.set_title(memory, fontsize=9)
         words.append(f"{memory} {np.mean(last['angular_distance']):.3f} rad")
