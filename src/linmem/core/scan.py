@@ -209,16 +209,16 @@ def _forward(algebra, method, elements, starts, initial):
 
 
 def _sequential(algebra, elements, starts, initial, dtype):
-    shape = initial.shape
+    steps, shape = len(elements.input), initial.shape
     if algebra.elementwise:
         elements, initial = _rows(elements, shape), initial.reshape(-1)
 
-    def body(h, timed):
-        element, start = timed
+    def body(t, h):
+        element, start = _at((elements, starts), t, steps)
         h = algebra.act(element, _erase(algebra, _match(start, shape, h), h)).astype(h.dtype)
         return h, h.astype(dtype)
 
-    last, states = _loop(body, initial, (elements, starts), elements.input, fill=1.0)
+    last, states = _loop(body, range(steps), initial, _buffer(elements.input, dtype))
     return last.reshape(shape), states.reshape(-1, *shape)
 
 
@@ -235,27 +235,31 @@ def _match(start, shape, h):
     return jnp.broadcast_to(expand(start, len(shape)), shape).reshape(-1)
 
 
-def _loop(body, carry, timed, states, *, fill, reverse=False):
-    """Step ``body(carry, timed_t) -> (carry, state_t)`` through time: (last carry, all states).
+def _at(tree, t, steps):
+    """Step t of leaves with a time axis, or with one of 1 if they are constant."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, t if len(x) == steps else 0, keepdims=False), tree
+    )
 
-    The states have the form of ``states``. Leaves of ``timed`` have its time axis, or one of 1 if they are
-    constant. Like `lax.scan`, except
-    that the buffer of the states begins as ``fill``: each loop of a program has its own, because XLA merges
-    equal constants, and then copies the whole buffer once for each loop (a third of the time of forward and
-    backward).
-    """
-    steps = states.shape[0]
+
+def _buffer(like, dtype):
+    """An array of the form of ``like``, to be overwritten. It is filled with an entry of ``like``, not with
+    zeros: XLA merges equal constants of a program, and then copies them once for each loop, on one core."""
+    return jnp.full(like.shape, like[(0,) * like.ndim], dtype)
+
+
+def _loop(body, times, carry, states):
+    """Step ``body(t, carry) -> (carry, state_t)`` through ``times``, writing into ``states``:
+    (last carry, all states)."""
 
     def step(i, so_far):
         carry, written = so_far
-        t = steps - 1 - i if reverse else i
-        at = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, t if x.shape[0] == steps else 0, keepdims=False), timed
-        )
-        carry, state = body(carry, at)
+        # unsigned: a signed index would be checked for being negative, at each step, by a kernel of its own
+        t = (times.start + times.step * i).astype(jnp.uint32)
+        carry, state = body(t, carry)
         return carry, jax.lax.dynamic_update_index_in_dim(written, state, t, 0)
 
-    return jax.lax.fori_loop(0, steps, step, (carry, jnp.full(states.shape, fill, states.dtype)))
+    return jax.lax.fori_loop(0, len(times), step, (carry, states))
 
 
 def _full_time(elements: Element, steps: int) -> Element:
@@ -342,14 +346,20 @@ def _backward(algebra, method, timed, starts, rest):
         if algebra.elementwise:
             adjoints, g_states, g_last = _rows(adjoints, shape), _rows(g_states, shape), g_last.reshape(-1)
 
-        def body(future, timed):
-            adjoint, g_state, start = timed
-            g = g_state.astype(future.dtype) + future
-            passed = algebra.adjoint_apply(adjoint, g)
-            return _erase(linear, _match(start, shape, passed), passed).astype(future.dtype), g
+        def passed(t, g):
+            """What g_t adds to g_{t-1}."""
+            adjoint, start = _at((adjoints, starts), t, steps)
+            back = algebra.adjoint_apply(adjoint, g)
+            return _erase(linear, _match(start, shape, back), back).astype(g.dtype)
 
-        form = jax.ShapeDtypeStruct(g_states.shape, g_last.dtype)
-        g_initial, g = _loop(body, g_last, (adjoints, g_states, starts), form, fill=2.0, reverse=True)
+        def body(t, later):  # carries what it stores: carrying what is passed on would compute it twice
+            g = _at(g_states, t, steps) + passed(t + 1, later)
+            return g, g
+
+        final = g_states[-1] + g_last
+        buffer = _buffer(g_states, g_last.dtype).at[-1].set(final)
+        g_first, g = _loop(body, range(steps - 2, -1, -1), final, buffer)
+        g_initial = passed(0, g_first)
         return g.reshape(-1, *shape), g_initial.reshape(shape)
 
     # The same recurrence as a forward one in reversed time: there, step t moves by the adjoint of step t + 1.

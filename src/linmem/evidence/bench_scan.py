@@ -21,7 +21,7 @@ METHODS = ("sequential", "associative", "chunked")
 SLACK = 1.5  # how much slower than the fastest method the chosen one may be: the noise of a busy machine
 
 
-def main(repeats: int = 9, methods: bool = False, json: Path | None = None) -> int:
+def main(repeats: int = 41, methods: bool = False, json: Path | None = None) -> int:
     """Time the diagonal scan, forward and backward, against jax.lax.associative_scan and one pass of a + b.
 
     Args:
