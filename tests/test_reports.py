@@ -20,10 +20,10 @@ from linmem.reports import (
     show,
     summary,
     summary_table,
+    theory,
     to_html,
     to_rich,
     write_page,
-    theory,
     write_report,
 )
 
