@@ -142,7 +142,7 @@ def missed(run, minutes=None):
 
 
 def test_the_published_values_meet_every_target():
-    assert missed(finished(as_published()), minutes=24) == []
+    assert missed(finished(as_published()), minutes=(24.0, 40.0)) == []
     assert len(ringworld.targets_of(finished(as_published()))) >= 12
 
 
@@ -158,7 +158,7 @@ def test_each_claim_is_missed_when_it_is_false():
     ):
         rewards = as_published() | {m: v + np.array([-2, -1, 1, 2]) / 1e3 for m, v in changed.items()}
         assert names <= set(missed(finished(rewards))), changed
-    assert missed(finished(as_published()), minutes=26) == ["time for all rows"]
+    assert missed(finished(as_published()), minutes=(26.0, 40.0)) == ["time for all rows"]
 
 
 def test_remarks_say_where_the_values_agree_and_where_not():
@@ -200,4 +200,5 @@ def test_what_raw_logits_say_drowns_in_an_offset_that_a_shift_takes_away():
     )
     assert raw["spread"] == pytest.approx(shifted["spread"], rel=1e-3)
     assert raw["offset"] == sorted(raw["offset"], reverse=True) and raw["offset"][-1] < -100
-    assert raw["one_way"] > 0.95 > shifted["one_way"] and raw["saturated"] > shifted["saturated"]
+    assert raw["one_way"] > 0.95 > shifted["one_way"]
+    assert raw["saturated"] > shifted["saturated"] and raw["passed"] < shifted["passed"]

@@ -117,8 +117,8 @@ def train(config: RunConfig, folder: Folder, rows: Sequence[str]) -> bool:
 # --- what it shows ------------------------------------------------------------------------------------------
 
 
-def targets_of(run: Run, minutes: float | None = None) -> list[Target]:
-    """The claims that the finished rows can be asked about."""
+def targets_of(run: Run, minutes: tuple[float, float] | None = None) -> list[Target]:
+    """The claims that the finished rows can be asked about. minutes: by the clock, and of all cores."""
     rewards = {memory: per_seed(result["reward"]) for memory, result in run.results.items()}
 
     def known(*memories: str) -> bool:
@@ -176,8 +176,8 @@ def targets_of(run: Run, minutes: float | None = None) -> list[Target]:
         targets.append(
             Target(
                 "time for all rows",
-                minutes < MINUTES,
-                f"{minutes:.1f} min",
+                minutes[0] < MINUTES,
+                f"{minutes[0]:.1f} min, {minutes[1]:.1f} min of a core",
                 f"under {MINUTES} min on 2 quiet cores",
             )
         )
@@ -330,13 +330,13 @@ def reproduce(config: RunConfig, folder: Folder, rows: Sequence[str], preset: Pr
     run = read_run(folder.path)
     found = rows_of(run)
     sessions = [record for record in folder.records() if record["event"] == "session"]
-    minutes = sum(session["seconds"] for session in sessions) / 60
+    clock, cpu = (sum(session[name] for session in sessions) / 60 for name in ("seconds", "cpu_seconds"))
     timed = preset == "quick" and not run.unfinished
     return Evidence(
         f"ringworld ({preset})",
         found,
         table_of(found),
-        targets_of(run, minutes if timed else None),
+        targets_of(run, (clock, cpu) if timed else None),
         remarks_of(found, run, preset),
     )
 

@@ -74,6 +74,9 @@ def chunking(updates: int) -> tuple[int, int]:
 def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
     """Do what of ``config`` is not yet done in ``folder``."""
     done = folder.finished()
+    world, key = WORLDS[config.world].make(), jax.random.key(0)
+    for name in set(config.memory) - done:  # a setting that cannot be is said now, not after hours
+        eqx.filter_eval_shape(lambda key: MEMORIES[name].make(world, config.ppo.memory_size, key), key)  # noqa: B023
     for name in config.memory:
         if name not in done:
             yield from _train(config, folder, name)

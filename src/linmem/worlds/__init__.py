@@ -13,6 +13,7 @@ from .table_world import TableState, TableWorld
 from .tables import HMM, POMDP, Trajectory, deterministic_of, permutation_of
 
 PAPER = "Zhao et al. 2026, arXiv:2605.31261, experiment 6.2"
+THEOREM = "Zhao et al. 2026, arXiv:2605.31261, Theorem 5.7"
 PROBES = "Jones 2021, Debugging RL, without the agonizing pain"
 
 WORLDS = Registry("world")
@@ -21,7 +22,7 @@ WORLDS.add(
     "permutation",
     PermutationWorld,
     "name the state of a random, nearly permuted chain",
-    "Theorem 5.7 of the same",
+    THEOREM,
 )
 WORLDS.add("probe_constant", ConstantProbe, "one step, reward 1", PROBES)
 WORLDS.add("probe_observation", ObservationProbe, "one step, the reward is the observation", PROBES)
