@@ -254,7 +254,12 @@ _AROUND_S5 = (
     "The paper leaves open what stands around S5 (the code it builds on has four layers). Here it is one "
     "layer with an encoder and a residual block, and heads as wide as for every other memory (64)."
 )
+_RATE = (
+    "ALF's best rate depends on how bright the beacons are and how irregular the moves, which are open. On "
+    "our ring 0.05 earns more than 0.1 (`linmem reproduce ringworld-choices --parts delta`)."
+)
 _WHY = {
+    "alf@delta=0.1": _RATE,
     "lof": "How far raw LOF lags depends on how far its logits fall, so on the episode length, and on the "
     "step size, which quick takes larger than the paper; see `linmem reproduce ringworld-choices`.",
     "deep_alf_random": "The laws of the random initialisation are open in the paper. Ours draws all parts "
