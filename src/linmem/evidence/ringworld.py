@@ -258,7 +258,12 @@ _RATE = (
     "ALF's best rate depends on how bright the beacons are and how irregular the moves, which are open. On "
     "our ring 0.05 earns more than 0.1 (`linmem reproduce ringworld-choices --parts delta`)."
 )
+_DRAWN_RATE = (
+    "The law of a random delta is open. Ours is uniform in (0, 1), mostly far above the best rate, and delta "
+    "is learned slowly: below, forgetting still falls at the end of the quick preset."
+)
 _WHY = {
+    "deep_alf@random=delta": _DRAWN_RATE,
     "alf@delta=0.1": _RATE,
     "lof": "How far raw LOF lags depends on how far its logits fall, so on the episode length, and on the "
     "step size, which quick takes larger than the paper; see `linmem reproduce ringworld-choices`.",
