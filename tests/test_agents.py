@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from linmem.agents import PPOConfig, ppo
+from linmem.agents.distributions import distribution_of
 from linmem.agents.policy import ActorCritic
 from linmem.agents.returns import advantages
 from linmem.agents.rollout import act, begin, collect
 from linmem.memories import MEMORIES
-from linmem.worlds import WORLDS, RecallProbe, RingWorld, TruncationProbe
+from linmem.worlds import WORLDS, AimProbe, Box, MultiDiscrete, RecallProbe, RingWorld, TruncationProbe
 
 SMALL = PPOConfig(actors=16, unroll=20, epochs=4, minibatches=2, step_size=1e-2, memory_size=16, discount=0.9)
 
@@ -61,11 +63,6 @@ def test_the_critic_learns_the_known_values(name):
         assert abs(float(got) - value) < 0.1 * max(1, abs(value)), (observation, float(got), value)
 
 
-def test_the_policy_learns_which_action_pays():
-    _, metrics = trained(WORLDS["probe_action"].make(), "none", 60)
-    assert metrics.reward[:, -5:].mean() > 0.95
-
-
 @pytest.mark.parametrize("memory, low, high", [("gru", 0.9, 1.01), ("s5", 0.9, 1.01), ("none", -0.3, 0.3)])
 def test_a_cue_is_recalled_with_memory_and_not_without(memory, low, high):
     _, metrics = trained(RecallProbe(delay=3), memory, 150)
@@ -80,7 +77,75 @@ def test_the_belief_is_memory_enough_for_recall():
 
 def a_policy(memory, world, size=8):
     keys = jax.random.split(jax.random.key(3))
-    return ActorCritic(MEMORIES[memory].make(world, size, keys[0]), world.action_space.n, size, key=keys[1])
+    return ActorCritic(MEMORIES[memory].make(world, size, keys[0]), world.action_space, size, key=keys[1])
+
+
+@pytest.mark.parametrize("name, reward", [("probe_action", 0.95), ("probe_aim", 0.9)])
+def test_the_policy_learns_the_best_action_of_each_observation(name, reward):
+    world = WORLDS[name].make()
+    state, metrics = trained(world, "none", 120)
+    assert metrics.reward[:, -5:].mean() > reward
+    if name == "probe_aim":
+        policy = jax.tree.map(lambda x: x[0], state.policy)
+        for o in (-1.0, 1.0):
+            x = begin(policy, world, jax.random.key(0)).inputs._replace(observation=jnp.array([o]))
+            _, parameters, value = policy.step((), x, jnp.asarray(False))
+            best = policy.actions.execute(policy.actions.mode(parameters))
+            np.testing.assert_allclose(best, [o, 1 - o / 2], atol=0.2)
+            assert abs(float(value) - 1) < 0.15
+
+
+def test_a_gaussian_has_the_density_entropy_and_mean_that_scipy_gives():
+    actions = distribution_of(Box((3,), -2.0, 4.0))
+    mean, log_std = np.array([0.3, -1.2, 0.0]), np.array([-1.0, 0.2, -3.0])
+    parameters = jnp.concatenate([jnp.asarray(mean), jnp.asarray(log_std)])
+    law = scipy.stats.norm(mean, np.exp(log_std))
+    u = np.array([[0.1, 0.2, 0.05], [-1.0, -3.0, -0.1]])
+    batched = jnp.broadcast_to(parameters, (2, 6))
+    np.testing.assert_allclose(actions.log_prob(batched, jnp.asarray(u)), law.logpdf(u).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(actions.entropy(parameters), law.entropy().sum(), rtol=1e-5)
+    draws = jax.vmap(lambda key: actions.sample(key, parameters))(jax.random.split(jax.random.key(0), 4000))
+    assert (np.abs(draws.mean(0) - mean) < 5 * np.exp(log_std) / np.sqrt(4000)).all()
+    np.testing.assert_allclose(draws.std(0), np.exp(log_std), rtol=0.1)
+    np.testing.assert_array_equal(actions.mode(parameters), mean.astype(np.float32))
+
+
+def test_executed_actions_fill_the_box_and_never_leave_it():
+    box = Box((2, 1), -1.0, 2.0)
+    actions = distribution_of(box)
+    choices = jnp.array([[-7.0, -1.0], [0.0, 0.5], [1.0, 30.0]])
+    executed = actions.execute(choices)
+    np.testing.assert_allclose(executed[..., 0], [[-1, -1], [0.5, 1.25], [2, 2]])
+    assert jax.vmap(box.contains)(executed).all()
+    free = distribution_of(Box((2,), -np.inf, np.inf))
+    np.testing.assert_array_equal(free.execute(choices), choices)
+    with pytest.raises(ValueError, match="act on Discrete or Box actions; this world's are MultiDiscrete"):
+        distribution_of(MultiDiscrete((2, 3), (2,)))
+
+
+def test_the_memory_sees_the_executed_action_and_the_learner_the_drawn_one():
+    world = RepeatingAim()
+    policy = a_policy("gru", world)
+    policy = eqx.tree_at(lambda p: p.log_std, policy, jnp.full(2, 2.0))  # so wide that most draws are clipped
+    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 2))
+    _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 12))(actors)
+    assert (jnp.abs(slots.action) > 1).any()
+    going = ~slots.start[1:]
+    executed = policy.actions.execute(slots.action[:-1])
+    np.testing.assert_allclose(slots.inputs.action[1:][going], executed[going], atol=1e-6)
+    assert jax.vmap(world.action_space.contains)(slots.inputs.action.reshape(-1, 2)).all()
+    _, parameters, _ = jax.vmap(policy.unroll, in_axes=(0, 1, 1), out_axes=(0, 1, 1))(
+        actors.memory, slots.inputs, slots.start
+    )
+    np.testing.assert_allclose(policy.actions.log_prob(parameters, slots.action), slots.log_prob, atol=1e-4)
+
+
+class RepeatingAim(AimProbe):
+    """AimProbe that goes on."""
+
+    def step(self, key, state, action):
+        state, outcome = super().step(key, state, action)
+        return state, outcome._replace(terminated=jnp.asarray(False))
 
 
 def test_a_truncated_episode_shows_its_final_observation_once_and_a_terminated_one_never():

@@ -3,6 +3,7 @@
 import itertools
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -71,6 +72,43 @@ def test_the_initial_state_form_is_the_forward_algorithm_for_many_to_one_maps(fl
     xs, starts = inputs(model, steps, rng), some_starts(steps, rng)
     expected = np.exp(forward_algorithm(model, xs, starts))
     assert np.abs(beliefs(InitialStateFilter(model), xs, starts) - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("states, steps", [(3, 40), (64, 1000)])
+def test_a_filter_begun_at_a_wrong_vector_is_exact_after_one_corrected_input(float64, states, steps):
+    rng = np.random.default_rng(states)
+    model = pomdp([np.eye(states)[rng.permutation(states)] for _ in range(4)], rng)
+    xs, no_start = inputs(model, steps, rng), np.zeros(steps, bool)
+    # The state moves before it is first observed, so what is right at first is log pi_0, with an impossible
+    # state; the oracle's one step more, the first, is a start whose observation is as likely in every state.
+    prior = np.where(np.arange(states) == 1, 0, model.initial)
+    prior /= prior.sum()
+    model = POMDP(model.transition, model.emission, np.zeros(states), prior, 0.9, np.full((states, 5), 0.2))
+    before = Inputs(*(jnp.concatenate([jnp.zeros(1, leaf.dtype), leaf]) for leaf in xs))
+    expected = np.exp(forward_algorithm(model, before, np.arange(steps + 1) == 0))[1:]
+
+    memory = ExactLinearFilter(model)
+    wrong = rng.normal(size=states) + 10 * np.eye(states)[1]  # sure of the impossible state
+    with np.errstate(divide="ignore"):
+        first = memory.corrected(Inputs(*(leaf[0] for leaf in xs)), held=wrong, right=np.log(prior))
+    state = memory.algebra.act(first, jnp.asarray(wrong))
+    later = Inputs(*(leaf[1:] for leaf in xs))
+    got = np.asarray(memory.unroll(state, later, jnp.asarray(no_start[1:]))[1])
+    assert np.abs(got - expected[1:]).max() < 1e-10
+    np.testing.assert_allclose(memory.readout(state), expected[0], atol=1e-10)
+    uncorrected = np.asarray(memory.unroll(jnp.asarray(wrong), xs, jnp.asarray(no_start))[1])
+    assert np.abs(uncorrected - expected).max() > 0.1
+
+
+def test_a_correction_refuses_logits_that_cannot_be_corrected_and_names_them():
+    memory, _ = ExactLinearFilter.example(jax.random.key(0), 1)
+    x = Inputs(jnp.array(0), jnp.array(0), jnp.array(0.0))
+    with pytest.raises(ValueError, match=r"held\[1\] is -inf; an infinite logit cannot be undone"):
+        memory.corrected(x, [0, -np.inf, 0], [0, 0, 0])
+    with pytest.raises(ValueError, match=r"right\[2\] is nan; logits are finite, or -inf"):
+        memory.corrected(x, [0, 0, 0], [0, 0, np.nan])
+    with pytest.raises(ValueError, match=r"held has shape \(2,\); must be \(3,\)"):
+        memory.corrected(x, [0, 0], [0, 0, 0])
 
 
 def test_random_moves_make_the_linear_filter_wrong_by_more_than_a_tenth(float64):

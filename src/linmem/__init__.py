@@ -20,6 +20,7 @@ from .core.algebra import (
 from .core.scan import scan
 from .core.types import Inputs
 from .experiments.config import RunConfig
+from .experiments.deploy import Policy, load
 from .measures.certificates import analyse
 from .memories import (
     GRU,
@@ -67,6 +68,7 @@ __all__ = [
     "PPOConfig",
     "Permutation",
     "Permuted",
+    "Policy",
     "RingWorld",
     "RunConfig",
     "Switch",
@@ -74,6 +76,7 @@ __all__ = [
     "Trace",
     "Viterbi",
     "analyse",
+    "load",
     "scan",
     "viterbi_path",
 ]

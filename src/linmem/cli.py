@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from .core.registry import UnknownName
-from .experiments.config import RunConfig
+from .experiments.config import RunConfig, with_discount_of_file
 
 app = tyro.extras.SubcommandApp()
 
@@ -33,6 +33,7 @@ def run(
     from .experiments.store import Folder
     from .experiments.watch import watch
 
+    config = with_discount_of_file(config)
     folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
     finished = watch(config, folder)
     _report(folder.path)
@@ -49,6 +50,95 @@ def report(directory: Positional[Path]) -> int:
     from .experiments.store import Folder
 
     _report(Folder.open(directory).path)
+    return 0
+
+
+@app.command
+def evaluate(
+    directory: Positional[Path],
+    memory: tuple[str, ...] = (),
+    actors: int = 64,
+    steps: int = 2000,
+    seed: int = 0,
+    json: Path | None = None,
+) -> int:
+    """Play fresh episodes with a run's trained agents and print what they earn, with intervals over seeds.
+
+    Args:
+        directory: a run folder, as `linmem run` printed it.
+        memory: which memories; by default all that are trained.
+        actors: copies of the world for each seed.
+        steps: steps of each copy.
+        seed: another one gives other episodes.
+        json: write the numbers of every seed to this file.
+    """
+    from .evidence.conclude import Evidence, conclude
+    from .experiments.evaluate import evaluate as evaluations
+    from .experiments.store import Folder
+    from .measures.statistics import bootstrap_mean
+    from .reports.tables import Table
+
+    done = list(evaluations(Folder.open(directory), memory, actors, steps, seed))
+    table = Table(
+        ("memory", "reward per step", "return per episode", "episodes per seed", "loaded in s", "s"),
+        [
+            (
+                one.memory,
+                bootstrap_mean(one.reward),
+                None if one.returns is None else bootstrap_mean(one.returns),
+                one.episodes,
+                one.loading_seconds,
+                one.seconds,
+            )
+            for one in done
+        ],
+    )
+    remarks = ["mean and 95% bootstrap interval over seeds"]
+    if any(one.returns is None for one in done):
+        remarks.append("some copy of the world ended no episode; --steps makes them longer")
+    return conclude(Evidence("evaluate", [one._asdict() for one in done], table, [], remarks), json)
+
+
+@app.command
+def play(
+    directory: Positional[Path],
+    memory: str | None = None,
+    agent: int = 0,
+    steps: int = 200,
+    seed: int = 0,
+    delay: float = 0.1,
+) -> int:
+    """Show an episode of a trained agent step by step, with its memory's belief and the exact one beside it.
+
+    Args:
+        directory: a run folder, as `linmem run` printed it.
+        memory: which memory; by default the first that is trained.
+        agent: which of its seeds.
+        steps: show at most so many.
+        seed: another one gives another episode.
+        delay: seconds between steps on a terminal.
+    """
+    import time
+
+    from rich.console import Console
+
+    from .experiments.evaluate import chosen, episode
+    from .experiments.store import Folder
+    from .reports.play import heading, lines
+
+    folder, console = Folder.open(directory), Console()
+    name = chosen(folder, () if memory is None else (memory,))[0]
+    shown = episode(folder, name, agent, steps, seed)
+    console.print(f"{folder.config().world}, memory {name}, seed {agent}", style="bold", highlight=False)
+    console.print(heading(shown), soft_wrap=True)
+    for line in lines(shown):
+        console.print(line, soft_wrap=True)
+        time.sleep(delay if console.is_terminal else 0)
+    console.print(
+        f"return {shown.reward.sum():+.3f} in {int(shown.acts.sum())} steps"
+        + ("" if shown.terminated.any() else ", not ended by the world"),
+        highlight=False,
+    )
     return 0
 
 
@@ -82,6 +172,9 @@ def list_() -> int:
         for entry in registry:
             table.add_row(entry.name, entry.summary, entry.source)
         console.print(table, "")
+    from .worlds.model_files import shipped
+
+    console.print(f"[bold]problems[/], for run, analyse and solve: {', '.join(shipped())}", highlight=False)
     return 0
 
 
@@ -120,21 +213,59 @@ def check(layer: Positional[str]) -> int:
 
 
 @app.command
+def solve(
+    model: Positional[str],
+    time: float = 60.0,
+    gap: float = 0.01,
+    save: Path | None = None,
+) -> int:
+    """Bound the optimal value of a problem from both sides, and keep a policy that earns the lower bound.
+
+    Shows the bounds while they move. Ctrl-C keeps the best so far.
+
+    Args:
+        model: a .POMDP or POMDPX file, or a shipped problem (see `linmem list`).
+        time: seconds after which to stop.
+        gap: the relative gap, of the larger bound in size, at which to stop.
+        save: write the policy to this .npz file: alpha vectors and their actions, as plain arrays.
+    """
+    from rich.console import Console
+
+    from .experiments.solve import line, save_policy
+    from .experiments.solve import solve as solve_in_time
+    from .worlds.model_files import read_model
+
+    console, problem = Console(soft_wrap=True), read_model(model)
+    policy, bounds, seconds, interrupted = solve_in_time(problem, time, gap, console)
+    console.print(line(bounds, seconds), highlight=False)
+    if save is not None:
+        save_policy(save, problem, policy, bounds)
+        console.print(f"policy: {save}", highlight=False)
+    return 130 if interrupted else 0
+
+
+@app.command
 def analyse(model: Positional[str]) -> int:
     """Say whether linear memory is enough for a model, with reasons, bounds, and the filter to use.
 
     Args:
-        model: a world that has tables (see `linmem list`), or a .npz file with arrays `transition` (n, n),
-            `emission` (n, k) and `initial` (n,) of a hidden Markov model, distributions in rows; with
-            `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the controlled case.
+        model: a world that has tables (see `linmem list`), a .POMDP or POMDPX file, or a .npz file with
+            arrays `transition` (n, n), `emission` (n, k) and `initial` (n,) of a hidden Markov model,
+            distributions in rows; with `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the
+            controlled case.
     """
     from .measures.certificates import analyse as certify
-    from .worlds import WORLDS
+    from .worlds import WORLDS, resolve
+    from .worlds.model_files import is_model_name, read_model
 
     if model.endswith(".npz"):
         print(certify(_model_from(Path(model))))
         return 0
+    if is_model_name(model):
+        print(certify(read_model(model).dense()))
+        return 0
     tables = WORLDS[model].make().tables()
+    tables = resolve(model).make().tables()
     if tables is None:
         raise UsageError(f"world '{model}' has no tables to analyse; name a finite one or a .npz file")
     print(certify(tables))
@@ -177,13 +308,27 @@ def reproduce() -> int:
 def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     """Commands of two words: what each group is, and its commands' modules."""
     return {
-        "bench": ("Measure speed on this machine.", {"scan": "bench_scan", "train": "bench_train"}),
+        "bench": (
+            "Measure speed on this machine.",
+            {"act": "bench_act", "scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"},
+        ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {
                 "two-state": "two_state",
+                "action-controlled": "action_controlled",
+                "delta": "delta",
                 "ringworld": "ringworld",
                 "ringworld-choices": "ringworld_choices",
+                "hippo-prophecy": "hippo_prophecy",
+                "stu": "stu",
+                "space-time": "space_time",
+                "rtf": "rtf",
+                "ffm": "ffm",
+                "state-feedback": "state_feedback",
+                "s4": "s4_kernel",
+                "ptd": "ptd",
+                "stable-ssm": "stable_ssm",
             },
         ),
     }
@@ -217,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         else:
             code = app.cli(prog="linmem", args=arguments, description=_ABOUT)
-    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError) as error:
+    except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError, ImportError) as error:
         print(f"linmem: {error}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ..core.matrices import orthogonal
 from ..core.types import Inputs, Start
 from ..memories.base import AbstractMemory
+from ..worlds.spaces import Box, Space
+from .distributions import Categorical, ClippedGaussian, distribution_of
 
 
 class Head(eqx.Module):
@@ -34,27 +36,46 @@ def _orthogonal(in_size: int, out_size: int, scale: float, key: PRNGKeyArray) ->
     return eqx.tree_at(lambda l: (l.weight, l.bias), linear, (weight, jnp.zeros(out_size)))
 
 
+FIRST_LOG_STD = -0.5
+"""Of a continuous action, where the box of actions is [-1, 1]: wide enough to see all of it."""
+
+
 class ActorCritic(eqx.Module):
-    """Logits over ``actions`` discrete actions and a value, from the features of a memory."""
+    """The parameters of a distribution over actions (for discrete actions: logits) and a value, from the
+    features of a memory. The spread of continuous actions is learned, and the same at every step."""
 
     memory: AbstractMemory
     actor: Head
     critic: Head
+    log_std: Float[Array, " d"] | None
+    actions: Categorical | ClippedGaussian
 
-    def __init__(self, memory: AbstractMemory, actions: int, width: int, *, key: PRNGKeyArray):
+    def __init__(self, memory: AbstractMemory, action_space: Space, width: int, *, key: PRNGKeyArray):
+        """Raises ValueError for an action space that is neither Discrete nor Box."""
         actor_key, critic_key = jax.random.split(key)
-        self.memory = memory
-        self.actor = Head(memory.out_size, width, actions, 0.01, key=actor_key)
+        self.memory, self.actions = memory, distribution_of(action_space)
+        outputs = self.actions.size
+        self.log_std = None
+        if isinstance(action_space, Box):
+            outputs //= 2
+            self.log_std = jnp.full(outputs, FIRST_LOG_STD)
+        self.actor = Head(memory.out_size, width, outputs, 0.01, key=actor_key)
         self.critic = Head(memory.out_size, width, 1, 1.0, key=critic_key)
 
-    def step(self, state: Any, x: Inputs, start: Start) -> tuple[Any, Float[Array, " m"], Float[Array, ""]]:
-        """To act: (memory state, logits, value)."""
+    def heads(self, features: Float[Array, " in"]) -> tuple[Float[Array, " p"], Float[Array, ""]]:
+        """(parameters of the action's distribution, value) of one step's features."""
+        out = self.actor(features)
+        parameters = out if self.log_std is None else jnp.concatenate([out, self.log_std])
+        return parameters, self.critic(features)[0]
+
+    def step(self, state: Any, x: Inputs, start: Start) -> tuple[Any, Float[Array, " p"], Float[Array, ""]]:
+        """To act: (memory state, parameters, value)."""
         state, features = self.memory.step(state, x, start)
-        return state, self.actor(features), self.critic(features)[0]
+        return state, *self.heads(features)
 
     def unroll(
         self, state: Any, xs: Inputs, starts: Bool[Array, " T"]
-    ) -> tuple[Any, Float[Array, "T m"], Float[Array, " T"]]:
-        """To learn: (memory state, logits, values) of T steps."""
+    ) -> tuple[Any, Float[Array, "T p"], Float[Array, " T"]]:
+        """To learn: (memory state, parameters, values) of T steps."""
         state, features = self.memory.unroll(state, xs, starts)
-        return state, jax.vmap(self.actor)(features), jax.vmap(self.critic)(features)[:, 0]
+        return state, *jax.vmap(self.heads)(features)

@@ -17,6 +17,10 @@ Details that change results, numbered as they are marked in the code:
     the run, if wished.
  7. Heads begin orthogonal, the actor's last layer at 0.01: the first policy is uniform (ibid., detail 2).
  8. Several seeds are one computation, vmapped; they share nothing but the compiled code.
+ 9. Continuous actions are Gaussian with a learned spread that does not depend on the step, begun wide, and
+ are
+    clipped to the box only where they are executed (Andrychowicz et al. 2021; Huang et al. 2022, the details
+    for continuous actions).
 
 The agent never asks which memory it holds.
 """
@@ -32,8 +36,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from ..memories.base import AbstractMemory
-from ..worlds.base import AbstractWorld
-from ..worlds.spaces import Discrete
+from ..worlds.base import AbstractHostWorld, AbstractWorld
+from . import host
 from .policy import ActorCritic
 from .returns import advantages
 from .rollout import Actor, Slot, begin, collect
@@ -105,7 +109,8 @@ class Metrics(NamedTuple):
     steps:             decisions made (slots that only hold a final observation do not count)
     policy_loss:       clipped surrogate, negated
     value_loss:        mean squared error of the value
-    entropy:           of the policy, in nats; falls from log(actions) as it becomes certain
+    entropy:           of the policy, in nats; falls from log(actions) as it becomes certain (of continuous
+                       actions it is a density's, and falls below 0)
     divergence:        mean of (ratio - 1) - log ratio, an estimate of KL(old || new); above 0.05 steps are
                        too large
     clipped:           share of decisions whose ratio left [1 - clip, 1 + clip]
@@ -138,13 +143,14 @@ def init(
     config: PPOConfig, world: AbstractWorld, make_memory: MakeMemory, updates: int, key: PRNGKeyArray
 ) -> State:
     """The state before the first of ``updates`` updates."""
-    if not isinstance(world.action_space, Discrete):
-        raise ValueError(f"PPO acts on discrete actions; {type(world).__name__} has {world.action_space}")
     memory_key, policy_key, actor_key, key = jax.random.split(key, 4)
     memory = make_memory(world, config.memory_size, memory_key)
-    policy = ActorCritic(memory, world.action_space.n, config.memory_size, key=policy_key)
+    policy = ActorCritic(memory, world.action_space, config.memory_size, key=policy_key)
     actor_keys = jax.random.split(actor_key, config.actors)
-    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, actor_keys)
+    if isinstance(world, AbstractHostWorld):
+        actors = host.blank(policy, world, config.actors)  # filled when its copies begin
+    else:
+        actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, actor_keys)
     learned = eqx.filter(policy, eqx.is_inexact_array)
     return State(policy, optimiser(config, updates).init(learned), actors, key, jnp.zeros((), jnp.int32))
 
@@ -152,8 +158,16 @@ def init(
 def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) -> tuple[State, Metrics]:
     """Collect one rollout and learn from it."""
     key, collect_key, learn_key = jax.random.split(state.key, 3)
-    first_memory = state.actors.memory
     actors, slots = collect(state.policy, world, state.actors, collect_key, config.unroll)
+    return improve(config, updates, state._replace(key=key), actors, slots, learn_key)
+
+
+def improve(
+    config: PPOConfig, updates: int, state: State, actors: Actor, slots: Slot, learn_key: PRNGKeyArray
+) -> tuple[State, Metrics]:
+    """Learn from the rollout ``slots`` (time, actors), which began in ``state`` and left the actors as
+    ``actors``."""
+    first_memory = state.actors.memory
     _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start)
     values = jnp.concatenate([slots.value, last_value[None]])
     gains = advantages(slots.reward, values, slots.terminated, slots.truncated, config.discount, config.trace)
@@ -171,7 +185,7 @@ def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) 
         explained=1 - _variance(targets - slots.value, slots.acts) / _variance(targets, slots.acts),
         **losses,
     )
-    return State(policy, opt_state, actors, key, state.update + 1), metrics
+    return State(policy, opt_state, actors, state.key, state.update + 1), metrics
 
 
 def learn(
@@ -203,16 +217,15 @@ def learn(
 def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gains: Array, targets: Array):
     """The objective on whole rollouts of some actors: (loss, its parts)."""
     unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1), out_axes=(0, 1, 1))
-    _, logits, values = unroll(first_memory, slots.inputs, slots.start)  # detail 1
-    log_probs = jax.nn.log_softmax(logits)
-    log_ratio = jnp.take_along_axis(log_probs, slots.action[..., None], axis=-1)[..., 0] - slots.log_prob
+    _, parameters, values = unroll(first_memory, slots.inputs, slots.start)  # detail 1
+    log_ratio = policy.actions.log_prob(parameters, slots.action) - slots.log_prob
     ratio = jnp.exp(log_ratio)
     centred = gains - _mean(gains, slots.acts)
     scaled = centred / (jnp.sqrt(_variance(gains, slots.acts)) + 1e-8)  # detail 3
     within = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
     policy_loss = -_mean(jnp.minimum(ratio * scaled, within * scaled), slots.acts)  # detail 4
     value_loss = _mean((values - targets) ** 2, slots.acts)
-    entropy = _mean(-jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1), slots.acts)
+    entropy = _mean(policy.actions.entropy(parameters), slots.acts)
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * entropy
     return total, {
         "policy_loss": policy_loss,
@@ -254,8 +267,35 @@ def seeds_init(
 def compile_train(config: PPOConfig, world: AbstractWorld, updates: int, chunk: int, state: State):
     """Compile ``chunk`` updates of all seeds:
     a function State -> (State, Metrics with leading axes (seed, update))."""
+    if isinstance(world, AbstractHostWorld):
+        return _train_on_host(config, world, updates, chunk, state)
 
     def train(state):
         return jax.lax.scan(lambda s, _: update(config, world, updates, s), state, None, length=chunk)
 
     return jax.jit(jax.vmap(train)).lower(state).compile()
+
+
+def _train_on_host(
+    config: PPOConfig, world: AbstractHostWorld, updates: int, chunk: int, state: State
+) -> Callable[[State], tuple[State, Metrics]]:
+    """The same where the world cannot be compiled: its copies are stepped on the host, between two compiled
+    functions, one to act and one to learn. The copies begin anew at the first call."""
+    split = jax.jit(jax.vmap(lambda key: tuple(jax.random.split(key, 3))))
+    rollout = host.Rollout(world, config.actors, config.unroll)
+    learn_all = jax.jit(jax.vmap(lambda *rest: improve(config, updates, *rest))).lower(
+        state, state.actors, rollout.form(state.policy, state.actors), jax.eval_shape(split, state.key)[2]
+    )
+    learn_all = learn_all.compile()
+
+    def train(state: State) -> tuple[State, Metrics]:
+        history = []
+        for _ in range(chunk):
+            key, collect_key, learn_key = split(state.key)
+            begun = rollout.begin(state.actors, collect_key)
+            actors, slots = rollout.collect(state.policy, begun, collect_key)
+            state, metrics = learn_all(state._replace(actors=begun, key=key), actors, slots, learn_key)
+            history.append(metrics)
+        return state, jax.tree.map(lambda *parts: jnp.stack(parts, axis=1), *history)
+
+    return train

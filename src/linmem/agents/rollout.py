@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..core.types import Inputs, Start
 from ..worlds.base import AbstractWorld
-from ..worlds.spaces import Discrete
+from ..worlds.spaces import zeros
 from .policy import ActorCritic
 
 
@@ -39,6 +39,7 @@ class Slot(NamedTuple):
     """What happened at one step. Leading axes (time, actors).
 
     ``acts`` is False where there was no decision (see above); action, log_prob and reward mean nothing there.
+    ``action`` is what the policy drew: a continuous one is executed clipped (``distributions.py``).
     ``returns`` is the undiscounted return where an episode ended, NaN elsewhere. ``hidden`` is the world's
     hidden state at the observation, None for a world without tables.
     """
@@ -64,19 +65,33 @@ def begin(policy: ActorCritic, world: AbstractWorld, key: PRNGKeyArray) -> Actor
 
 
 def _first_inputs(world: AbstractWorld, observation: Any) -> Inputs:
-    space = world.action_space
-    return Inputs(observation, jnp.zeros(space.shape, space.dtype), jnp.zeros(()))
+    return Inputs(observation, jnp.asarray(zeros(world.action_space)), jnp.zeros(()))
+
+
+class Choice(NamedTuple):
+    """What the policy makes of one slot's inputs. ``executed`` is the action that the world gets."""
+
+    memory: Any
+    action: Any
+    executed: Any
+    log_prob: Float[Array, ""]
+    value: Float[Array, ""]
+
+
+def choose(policy: ActorCritic, memory: Any, inputs: Inputs, start: Start, key: PRNGKeyArray) -> Choice:
+    """Draw one action."""
+    memory, parameters, value = policy.step(memory, inputs, start)
+    action = policy.actions.sample(key, parameters)
+    log_prob = policy.actions.log_prob(parameters, action)
+    return Choice(memory, action, policy.actions.execute(action), log_prob, value)
 
 
 def act(policy: ActorCritic, world: AbstractWorld, actor: Actor, key: PRNGKeyArray) -> tuple[Actor, Slot]:
     """One slot of one copy."""
-    assert isinstance(world.action_space, Discrete), "policies act on discrete actions"
     choose_key, step_key, init_key = jax.random.split(key, 3)
-    memory, logits, value = policy.step(actor.memory, actor.inputs, actor.start)
-    action = jax.random.categorical(choose_key, logits).astype(world.action_space.dtype)
-    log_prob = jax.nn.log_softmax(logits)[action]
+    chosen = choose(policy, actor.memory, actor.inputs, actor.start, choose_key)
 
-    state, outcome = world.step(step_key, actor.world, action)
+    state, outcome = world.step(step_key, actor.world, chosen.executed)
     acts = ~actor.final
     terminated = acts & outcome.terminated
     truncated = acts & outcome.truncated & ~outcome.terminated
@@ -89,22 +104,22 @@ def act(policy: ActorCritic, world: AbstractWorld, actor: Actor, key: PRNGKeyArr
     state, inputs = jax.tree.map(
         lambda new, old: jnp.where(renew, new, old),
         (fresh_state, fresh_inputs),
-        (state, Inputs(outcome.observation, action, reward)),
+        (state, Inputs(outcome.observation, chosen.executed, reward)),
     )
     slot = Slot(
         inputs=actor.inputs,
         start=actor.start,
         acts=acts,
-        action=action,
-        log_prob=log_prob,
-        value=value,
+        action=chosen.action,
+        log_prob=chosen.log_prob,
+        value=chosen.value,
         reward=reward,
         terminated=terminated,
         truncated=truncated,
         returns=jnp.where(terminated | truncated, earned, jnp.nan),
         hidden=world.hidden(actor.world),
     )
-    return Actor(state, memory, inputs, renew, truncated, jnp.where(renew, 0.0, earned)), slot
+    return Actor(state, chosen.memory, inputs, renew, truncated, jnp.where(renew, 0.0, earned)), slot
 
 
 def collect(

@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..agents import AGENTS, PPOConfig
 from ..memories import MEMORIES
-from ..worlds import WORLDS
+from ..worlds import resolve
+from ..worlds.model_files import is_model_name, read_model
 
 DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
 
@@ -22,7 +24,8 @@ class RunConfig:
     """Train one agent per memory and seed on one world; the agents differ in their memory only."""
 
     world: str = "ringworld"
-    """the world (see `linmem list`), with options as in ringworld@slip=other@sharpness=1.35"""
+    """the world (see `linmem list`), with options as in ringworld@slip=other@sharpness=1.35; or gymnax:ID or
+    gym:ID of those libraries; or a .POMDP or POMDPX file, whose discount then holds"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
     """the memories, one after another (see `linmem list`), with options as in alf@delta=0.1"""
     agent: str = "ppo"
@@ -43,7 +46,7 @@ class RunConfig:
     """settings of the learner"""
 
     def __post_init__(self):
-        WORLDS[self.world]
+        resolve(self.world)
         AGENTS[self.agent]
         for name in self.memory:
             MEMORIES[name]
@@ -68,9 +71,18 @@ class RunConfig:
     def folder_name(self) -> str:
         """<world>-<hash of everything>: two configurations never share a folder, one always has the same."""
         text = json.dumps(self.as_dict(), sort_keys=True)
-        return f"{self.world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        world = re.sub(r"[^A-Za-z0-9._-]", "-", self.world)
+        return f"{world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """The configuration that ``as_dict`` wrote. Unknown or missing entries raise TypeError naming them."""
     return RunConfig(**{**values, "memory": tuple(values["memory"]), "ppo": PPOConfig(**values["ppo"])})
+
+
+def with_discount_of_file(config: RunConfig) -> RunConfig:
+    """The configuration with the discount of its world, if that is a problem file."""
+    if not is_model_name(config.world):
+        return config
+    discount = read_model(config.world).discount
+    return dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, discount=discount))

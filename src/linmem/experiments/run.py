@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ..agents import ppo
+from ..agents import host, ppo
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot, begin, collect
 from ..measures.decoding import decode
 from ..memories import MEMORIES
-from ..worlds import WORLDS
-from ..worlds.base import AbstractWorld
+from ..worlds import resolve
+from ..worlds.base import AbstractHostWorld, AbstractWorld
 from . import snapshot
 from .config import RunConfig
 from .snapshot import one_seed
@@ -74,18 +74,23 @@ def chunking(updates: int) -> tuple[int, int]:
 def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
     """Do what of ``config`` is not yet done in ``folder``."""
     done = folder.finished()
-    world, key = WORLDS[config.world].make(), jax.random.key(0)
-    for name in set(config.memory) - done:  # a setting that cannot be is said now, not after hours
-        eqx.filter_eval_shape(lambda key: MEMORIES[name].make(world, config.ppo.memory_size, key), key)  # noqa: B023
+    _refuse_options(config, set(config.memory) - done)
     for name in config.memory:
         if name not in done:
             yield from _train(config, folder, name)
         yield Finished(name, now=name not in done)
 
 
+def _refuse_options(config: RunConfig, memories: set[str]) -> None:
+    """Raise now, not after hours of training the others, if a memory's options cannot be."""
+    for name in (name for name in memories if "@" in name):
+        world, make = resolve(config.world).make(), MEMORIES[name].make
+        eqx.filter_eval_shape(lambda key: make(world, config.ppo.memory_size, key), jax.random.key(0))  # noqa: B023
+
+
 def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, Key[Array, " seeds"]]:
     """The world, what makes the training state of all seeds before the first update, and its keys."""
-    world = WORLDS[config.world].make()
+    world = resolve(config.world).make()
     size, calls = chunking(config.updates)
     # The memory's name enters the key, so that its records do not depend on what else is run.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
@@ -128,13 +133,13 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
     compile_seconds = time.perf_counter() - began
     seconds, last_save = float(before), time.perf_counter()
     steps = int(steps)
-    episodes, model = _episodes(config, world), world.tables()
+    roll, model = roller(world, config.evaluation_actors, config.evaluation_steps), world.tables()
     due = snapshot.due(config, folder, name, size, calls)
 
     def compare(policy: ActorCritic, update: int, steps: int) -> None:
         if model is not None and update in due:
             keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.seeds)
-            found = snapshot.compare(policy, model, episodes(policy, keys))
+            found = snapshot.compare(policy, model, roll(policy, keys))
             at = {"update": update, "steps": steps // config.seeds}
             folder.append({"event": "snapshot", "memory": name} | at | found)
 
@@ -163,7 +168,7 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
     folder.save_tree(f"params/{name}.eqx", state.policy)
     compare(state.policy, calls * size, steps)
     folder.append(
-        _evaluate(config, folder, name, world, episodes, state.policy)
+        _evaluate(config, folder, name, world, roll, state.policy)
         | {
             "steps_per_second": steps / seconds,
             "compile_seconds": compile_seconds,
@@ -190,13 +195,11 @@ def _evaluate(
     folder: Folder,
     name: str,
     world: AbstractWorld,
-    episodes: "Episodes",
+    roll: "Roll",
     policy: ActorCritic,
 ) -> dict[str, object]:
     """Fresh episodes of every seed's trained agent, acting as it was trained to (it samples its actions)."""
-    slots = episodes(
-        policy, jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds)
-    )
+    slots = roll(policy, jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds))
     acts = np.asarray(slots.acts)
     reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
     result: dict[str, object] = {"event": "result", "memory": name, "reward": reward}
@@ -205,7 +208,7 @@ def _evaluate(
         return result | {"decoding_error": None, "total_variation": None}
     decoded = [decode(one_seed(policy, s), model, one_seed(slots, s)) for s in range(config.seeds)]
     first = jax.tree.map(lambda x: np.asarray(x)[0][:, decoded[0].held_out][:, 0], slots)
-    length = _first_episode(first.start)
+    length = first_episode(first.start)
     folder.save_arrays(
         f"episodes/{name}.npz",
         hidden=first.hidden[:length],
@@ -220,23 +223,37 @@ def _evaluate(
     }
 
 
-def _first_episode(starts: np.ndarray) -> int:
+def first_episode(starts: np.ndarray) -> int:
     """How many slots the first episode has."""
     later = np.flatnonzero(starts[1:])
     return int(later[0]) + 1 if len(later) else len(starts)
 
 
-Episodes = Callable[[ActorCritic, Key[Array, " seeds"]], Slot]
+Roll = Callable[[ActorCritic, Key[Array, " seeds"]], Slot]
 
 
-def _episodes(config: RunConfig, world: AbstractWorld) -> Episodes:
-    """(policies, keys) -> evaluation slots with leading axes (seed, time, actor)."""
+def episodes(
+    world: AbstractWorld, policy: ActorCritic, keys: Key[Array, " seeds"], actors: int, steps: int
+) -> Slot:
+    """Fresh episodes of all seeds' agents in ``actors`` copies: slots with leading axes (seed, time,
+    actor)."""
+    return roller(world, actors, steps)(policy, keys)
+
+
+def roller(world: AbstractWorld, actors: int, steps: int) -> Roll:
+    """``episodes`` of one world, compiled at the first of its calls."""
+    if isinstance(world, AbstractHostWorld):
+        return lambda policy, keys: _host_episodes(world, policy, keys, actors, steps)
 
     def one(policy: ActorCritic, key: jax.Array) -> Slot:
         begin_key, act_key = jax.random.split(key)
-        actors = jax.vmap(begin, in_axes=(None, None, 0))(
-            policy, world, jax.random.split(begin_key, config.evaluation_actors)
-        )
-        return collect(policy, world, actors, act_key, config.evaluation_steps)[1]
+        begun = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(begin_key, actors))
+        return collect(policy, world, begun, act_key, steps)[1]
 
     return jax.jit(jax.vmap(one))
+
+
+def _host_episodes(world, policy, keys, actors: int, steps: int) -> Slot:
+    rollout = host.Rollout(world, actors, steps)
+    blank = jax.vmap(lambda policy: host.blank(policy, world, actors))(policy)
+    return rollout.collect(policy, rollout.begin(blank, keys), keys)[1]

@@ -16,7 +16,8 @@ exactly.
 | P(a)         | source        | (m, n)    | new logit i comes from old state source[a, i]                |
 | log E        | log_emission  | (k, m, n) | [observation, action, state reached]                         |
 | l_0, w_0     | log_first     | (k, n)    | logits after the first observation of an episode             |
-| delta        | delta         | ()        | forgetting rate in [0, 1]                                    |
+| delta        | 1 - keep      | ()        | forgetting rate in [0, 1]                                    |
+| v            | held          | (n,)      | logits that a filter began with instead of l_0               |
 
 Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261. The
 initial-state form follows from its Corollary 4.5 by keeping the initial state as the index; it is this
@@ -31,10 +32,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element, Ordinary, Permutation, Permuted
 from ..core.scan import scan
+from ..core.types import Inputs
 from ..worlds.tables import POMDP, deterministic_of, permutation_of
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import _softmax, example_inputs, identity
@@ -42,17 +44,17 @@ from .belief import _softmax, example_inputs, identity
 Readout = Callable[[Array], Array]
 
 
-class _PermutedFilter(AbstractLinearMemory):
+class AbstractPermutedFilter(AbstractLinearMemory):
     """keep P(a) w + gain log-emission, from log_first at a start. Reads ``Inputs``;
-    its tables are known, not learned."""
+    its tables are known, not learned. keep and gain: one number, or one for each logit."""
 
     algebra: ClassVar[AbstractAlgebra] = Permutation()
 
     source: Int[Array, "m n"]
     log_emission: Float[Array, "k m n"]
     log_first: Float[Array, "k n"]
-    keep: Float[Array, ""]
-    gain: Float[Array, ""]
+    keep: Float[Array, "#n"]
+    gain: Float[Array, "#n"]
     out_size: int = eqx.field(static=True)
     readout: Readout = eqx.field(static=True)
 
@@ -63,7 +65,7 @@ class _PermutedFilter(AbstractLinearMemory):
         keep, gain, log_emission, log_first = jax.lax.stop_gradient(
             (self.keep, self.gain, self.log_emission, self.log_first)
         )
-        move = Permuted(self.source[x.action], jnp.full(self.out_size, keep))
+        move = Permuted(self.source[x.action], jnp.broadcast_to(keep, (self.out_size,)))
         seen = gain * log_emission[x.observation, x.action]
         return Element(move, jnp.where(start, log_first[x.observation], seen))
 
@@ -72,16 +74,16 @@ class _PermutedFilter(AbstractLinearMemory):
 
     def reference(self, xs, starts):
         log_E, log_first = np.asarray(self.log_emission, np.float64), np.asarray(self.log_first, np.float64)
-        keep, gain = float(self.keep), float(self.gain)
+        keep, gain = np.asarray(self.keep, np.float64), np.asarray(self.gain, np.float64)
         w, out = np.zeros(self.out_size), []
         for o, a, start in zip(np.asarray(xs.observation), np.asarray(xs.action), starts, strict=True):
             P = np.eye(self.out_size)[np.asarray(self.source)[a]]
-            w = log_first[o] if start else keep * P @ w + gain * log_E[o, a]
+            w = log_first[o] if start else keep * (P @ w) + gain * log_E[o, a]
             out.append(np.asarray(self.readout(cast(Any, w)), np.float64))
         return np.stack(out)
 
 
-class ExactLinearFilter(_PermutedFilter):
+class ExactLinearFilter(AbstractPermutedFilter):
     """The exact belief where every T(a) is a permutation. Features (n,):
     ``readout`` of the logits, by default softmax.
 
@@ -96,8 +98,25 @@ class ExactLinearFilter(_PermutedFilter):
         with np.errstate(divide="ignore"):  # log 0 = -inf: impossible
             self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
             self.log_first = jnp.asarray(np.log(model.initial_emission.T) + np.log(model.initial))
-        self.keep = self.gain = jnp.ones(())
+        self.keep = self.gain = jnp.ones(1)
         self.out_size, self.readout = model.n_states, readout
+
+    def corrected(self, x: Inputs, held: ArrayLike, right: ArrayLike) -> Element:
+        """The element of the step x for a filter that holds the logits ``held`` (n,) where the right ones are
+        ``right`` (n,): Corollary 4.5 with arbitrary initialisation.
+
+        P(a)(right - held) is added to the input, so the state after the step, and with it every later one, is
+        that of a filter that held ``right``. held: finite. right: -inf where a state is impossible. Raises
+        ValueError naming the entry that is wrong.
+        """
+        held, right = (np.asarray(logits, np.float64) for logits in (held, right))
+        _refuse_logits("held", held, self.out_size, ~np.isfinite(held), "an infinite logit cannot be undone")
+        _refuse_logits("right", right, self.out_size, ~(right < np.inf), "logits are finite, or -inf")
+        element = self.encode(x, jnp.asarray(False))
+        return Element(
+            element.transition,
+            element.input + self.algebra.apply(element.transition, jnp.asarray(right - held)),
+        )
 
     def believes(self, features):
         return features if self.readout is jax.nn.softmax else None
@@ -106,6 +125,14 @@ class ExactLinearFilter(_PermutedFilter):
     def example(cls, key, steps):
         model = _example(key, next_states=[[1, 2, 0], [0, 2, 1]])
         return cls(model), example_inputs(key, steps, observations=5, actions=2)
+
+
+def _refuse_logits(name: str, logits: np.ndarray, n: int, wrong: np.ndarray, rule: str) -> None:
+    if logits.shape != (n,):
+        raise ValueError(f"{name} has shape {logits.shape}; must be ({n},), a logit for each state")
+    if wrong.any():
+        state = int(wrong.argmax())
+        raise ValueError(f"{name}[{state}] is {logits[state]:g}; {rule}")
 
 
 def _source(action: int, transition: np.ndarray) -> np.ndarray:
@@ -119,7 +146,7 @@ def _source(action: int, transition: np.ndarray) -> np.ndarray:
     return source
 
 
-class AdaptiveLinearFilter(_PermutedFilter):
+class AdaptiveLinearFilter(AbstractPermutedFilter):
     """ALF: for T(a) near a permutation on the recurrent states of its deterministic backbone (row-wise most
     probable moves); transient states keep their place. Features (n,): ``readout`` of the logits, by default
     the logits.
@@ -147,15 +174,13 @@ class AdaptiveLinearFilter(_PermutedFilter):
         self.source = jnp.asarray(np.stack([backbone_source(T) for T in model.transition]))
         self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
         self.log_first = jnp.asarray((1 - delta) * w_0 + delta * np.log(model.initial_emission.T))
-        self.keep, self.gain = jnp.asarray(1.0 - delta), jnp.asarray(float(delta))
+        self.keep, self.gain = jnp.asarray([1.0 - delta]), jnp.asarray([float(delta)])
         self.out_size, self.readout = model.n_states, readout
 
     @classmethod
     def example(cls, key, steps):
-        model = _example(key, next_states=[[1, 2, 0], [0, 2, 1]], noise=0.1)
-        return cls(model, delta=0.2, initial_logits=np.array([0.3, -0.2, 0.1])), example_inputs(
-            key, steps, 5, 2
-        )
+        memory = cls(example_nearly_permuted(key), delta=0.2, initial_logits=np.array([0.3, -0.2, 0.1]))
+        return memory, example_inputs(key, steps, observations=5, actions=2)
 
 
 def backbone_source(transition: np.ndarray) -> np.ndarray:
@@ -245,6 +270,11 @@ class InitialStateFilter(AbstractMemory):
 
 def _push_forward(f: Int[Array, " n"], p: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.zeros_like(p).at[f].add(p)
+
+
+def example_nearly_permuted(key: PRNGKeyArray) -> POMDP:
+    """A random POMDP with 3 states, 5 observations and 2 actions that nearly permute the states."""
+    return _example(key, next_states=[[1, 2, 0], [0, 2, 1]], noise=0.1)
 
 
 def _example(key, next_states, noise=0.0) -> POMDP:

@@ -5,20 +5,23 @@
 
 | paper  | here                 | shape     | meaning                                                    |
 |--------|----------------------|-----------|------------------------------------------------------------|
-| Lambda | log_decay, frequency | (p,) each | -exp(log_decay) + i frequency; half of the conjugate pairs |
-| B      | b_real, b_imag       | (p, in)   | input matrix                                               |
-| C      | c_real, c_imag       | (out, p)  | output matrix                                              |
+| Lambda | weight, frequency    | (p,) each | Re through ``decay``, Im; half of the conjugate pairs      |
+| B      | b                    | (2, p, in) | input matrix, real and imaginary part                     |
+| C      | c                    | (2, in, p) | output matrix, real and imaginary part                    |
 | D      | d                    | (in,)     | feedthrough, per channel                                   |
 | Delta  | log_step             | (p,)      | timescales, log-uniform in [0.001, 0.1] at the beginning   |
 
 Source: J. T. H. Smith, A. Warrington, S. W. Linderman, "Simplified State Space Layers for Sequence Modeling",
 2023, arXiv:2208.04933, eqs. 1-6 and appendix B.1; starts inside the scan as in C. Lu et al., "Structured
 State Space Models for In-Context Reinforcement Learning", 2023, arXiv:2303.03982.
-Initialisation: Lambda is the spectrum of the normal part of HiPPO-LegS (the matrix with -1/2 on the diagonal
-and -+ sqrt((n + 1/2)(k + 1/2)) off it), B and C are random matrices turned into its eigenbasis.
-Departures: Re Lambda is kept negative by the exponential (the paper clips it); in and out sizes are equal.
+Initialisation: Lambda is the spectrum of the normal part of HiPPO-LegS, B and C are random matrices turned
+into its eigenbasis. With ``init=diagonal.ptd`` it is S5-PTD: A. Yu, A. Nigmetov, D. Morozov, M. W. Mahoney,
+N. B. Erichson, 2023, arXiv:2310.01698.
+Departures: Re Lambda is kept negative by a map, the exponential (the paper clips it); in and out sizes are
+equal.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
@@ -29,19 +32,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from .base import ONCE, PER_STEP, AbstractLinearMemory
-
-
-def hippo_normal(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS of an even ``size``; those with Im > 0.
-
-    Returns (Lambda (size / 2,), V (size, size / 2)), complex, V with orthonormal columns.
-    """
-    n = np.arange(size) + 0.5
-    skew = np.tril(np.sqrt(np.outer(n, n)), -1)
-    skew = skew.T - skew  # the normal part is -1/2 I plus this
-    frequency, vectors = np.linalg.eigh(-1j * skew)
-    upper = frequency > 0
-    return -0.5 + 1j * frequency[upper], vectors[:, upper]
+from .diagonal import Decay, Discretisation, Init, exp, free, legs_normal, log_uniform, parts, weights_of, zoh
 
 
 class S5(AbstractLinearMemory):
@@ -49,47 +40,56 @@ class S5(AbstractLinearMemory):
 
     algebra: ClassVar[AbstractAlgebra] = Diagonal()
 
-    log_decay: Float[Array, " p"]
+    weight: Float[Array, " p"]
     frequency: Float[Array, " p"]
-    b_real: Float[Array, "p in"]
-    b_imag: Float[Array, "p in"]
-    c_real: Float[Array, "in p"]
-    c_imag: Float[Array, "in p"]
+    b: Float[Array, "2 p in"]
+    c: Float[Array, "2 in p"]
     d: Float[Array, " in"]
     log_step: Float[Array, " p"]
     out_size: int = eqx.field(static=True)
+    decay: Decay = eqx.field(static=True)
+    discretise: Discretisation = eqx.field(static=True)
+    hold: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
-        if state_size < 2 or state_size % 2:
-            raise ValueError(f"state_size is {state_size}; conjugate pairs need an even number of at least 2")
+    def __init__(
+        self,
+        size: int,
+        state_size: int,
+        *,
+        key: PRNGKeyArray,
+        init: Init = legs_normal,
+        decay: Decay = exp,
+        discretise: Discretisation = zoh,
+        hold: Callable[[Array], Array] = free,
+        steps: tuple[float, float] = (0.001, 0.1),
+    ):
+        """init, decay, discretise, hold: functions of ``diagonal.INITS``, ``DECAYS``, ``DISCRETISE`` and
+        ``CHANNELS``. steps: ends of the timescales Delta."""
         b_key, c_key, d_key, step_key = jax.random.split(key, 4)
-        eigenvalues, vectors = hippo_normal(state_size)
-        b = vectors.conj().T @ jax.nn.initializers.lecun_normal(1, 0)(b_key, (state_size, size))
-        c = jax.nn.initializers.lecun_normal(1, 0)(c_key, (size, state_size)) @ vectors
-        self.log_decay = jnp.log(jnp.asarray(-np.real(eigenvalues)))
-        self.frequency = jnp.asarray(np.imag(eigenvalues))
-        self.b_real, self.b_imag = jnp.real(b), jnp.imag(b)
-        self.c_real, self.c_imag = jnp.real(c), jnp.imag(c)
+        basis = init(state_size, jax.random.fold_in(key, 0))
+        eigenvalues, into, back = (jnp.asarray(x, jnp.complex64) for x in basis[:3])
+        self.weight, self.frequency = weights_of(eigenvalues, decay)
+        self.b = parts(into @ jax.nn.initializers.lecun_normal(1, 0)(b_key, (state_size, size)))
+        self.c = parts(jax.nn.initializers.lecun_normal(1, 0)(c_key, (size, state_size)) @ back)
         self.d = jax.random.normal(d_key, (size,))
-        self.log_step = jax.random.uniform(
-            step_key, (state_size // 2,), minval=np.log(0.001), maxval=np.log(0.1)
-        )
-        self.out_size = size
+        self.log_step = log_uniform(step_key, eigenvalues.shape, steps)
+        self.out_size, self.decay, self.discretise, self.hold = size, decay, discretise, hold
 
     def init(self):
         return jnp.zeros(self.log_step.shape, jnp.result_type(self.log_step, jnp.complex64))
 
     def encode(self, x, start):
-        eigenvalues = jax.lax.complex(-jnp.exp(self.log_decay), self.frequency)
-        transition = jnp.exp(eigenvalues * jnp.exp(self.log_step))
-        drive = jax.lax.complex(self.b_real @ x, self.b_imag @ x)  # two real products: x is real
-        return Element(transition, (transition - 1) / eigenvalues * drive)
+        eigenvalues = jax.lax.complex(self.decay.rate(self.weight), self.frequency)
+        transition, gain = self.discretise(eigenvalues, jnp.exp(self.log_step))
+        real, imag = self.b  # two real products: x is real
+        return Element(self.hold(transition), gain * jax.lax.complex(real @ x, imag @ x))
 
     def time_axes(self):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
-        return 2 * (self.c_real @ h.real - self.c_imag @ h.imag) + self.d * x
+        real, imag = self.c
+        return 2 * (real @ h.real - imag @ h.imag) + self.d * x
 
     @classmethod
     def example(cls, key, steps):
@@ -97,8 +97,8 @@ class S5(AbstractLinearMemory):
 
     def reference(self, xs, starts):
         f = lambda a: np.asarray(a, np.float64)  # noqa: E731
-        Lambda = -np.exp(f(self.log_decay)) + 1j * f(self.frequency)
-        B, C = f(self.b_real) + 1j * f(self.b_imag), f(self.c_real) + 1j * f(self.c_imag)
+        Lambda = -np.exp(f(self.weight)) + 1j * f(self.frequency)
+        B, C = f(self.b[0]) + 1j * f(self.b[1]), f(self.c[0]) + 1j * f(self.c[1])
         A = np.diag(np.exp(Lambda * np.exp(f(self.log_step))))
         Bbar = np.linalg.inv(np.diag(Lambda)) @ (A - np.eye(len(Lambda))) @ B
         x, out = np.zeros(len(Lambda), complex), []

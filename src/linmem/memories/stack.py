@@ -10,44 +10,37 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.types import Inputs, Start
-from ..worlds.spaces import Box, Discrete
+from ..worlds.spaces import Box, Discrete, Space, vector, width
 from .base import AbstractMemory
 from .gru import GRU
 
 
 class Features(eqx.Module):
-    """A raw step as a vector (size,): discrete values one-hot, boxes flattened; action and reward if wished.
+    """A raw step as a vector (size,): choices one-hot, boxes (images too) flattened, dictionaries joined;
+    action and reward if wished.
 
     The slots of action and reward are zero at a start, where there is no previous step.
     """
 
-    observation_space: Discrete | Box
-    action_space: Discrete | Box
+    observation_space: Space
+    action_space: Space
     action: bool = eqx.field(static=True, default=True)
     reward: bool = eqx.field(static=True, default=False)
 
     @property
     def size(self) -> int:
-        parts = [_width(self.observation_space)]
-        parts += [_width(self.action_space)] if self.action else []
+        parts = [width(self.observation_space)]
+        parts += [width(self.action_space)] if self.action else []
         parts += [1] if self.reward else []
         return sum(parts)
 
     def __call__(self, x: Inputs, start: Start) -> Float[Array, " size"]:
-        parts = [_vector(self.observation_space, x.observation)]
+        parts = [vector(self.observation_space, x.observation)]
         if self.action:
-            parts.append(jnp.where(start, 0.0, _vector(self.action_space, x.action)))
+            parts.append(jnp.where(start, 0.0, vector(self.action_space, x.action)))
         if self.reward:
             parts.append(jnp.where(start, 0.0, x.reward[None]))
         return jnp.concatenate(parts)
-
-
-def _width(space):
-    return space.n if isinstance(space, Discrete) else int(np.prod(space.shape))
-
-
-def _vector(space, value):
-    return jax.nn.one_hot(value, space.n) if isinstance(space, Discrete) else jnp.ravel(value)
 
 
 class Encoded(AbstractMemory):

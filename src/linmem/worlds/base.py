@@ -8,9 +8,10 @@ import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .spaces import Box, Discrete
+from .spaces import Box, Discrete, Space
 from .tables import POMDP
 
 
@@ -32,7 +33,7 @@ class Outcome(NamedTuple):
 class AbstractWorld(eqx.Module):
     """The contract of a world. ``observation_space`` and ``action_space`` are declared and respected."""
 
-    observation_space: eqx.AbstractVar[Discrete | Box]
+    observation_space: eqx.AbstractVar[Space]
     action_space: eqx.AbstractVar[Discrete | Box]
 
     @abc.abstractmethod
@@ -50,3 +51,39 @@ class AbstractWorld(eqx.Module):
     def hidden(self, state: Any) -> Array | None:
         """The index of the hidden state in ``tables()``, for measuring memories; None if there is none."""
         return None
+
+
+class AbstractCopies(abc.ABC):
+    """Several copies of a world that live outside JAX, stepped together; arrays are NumPy's, copies first.
+
+    An episode's end is a step's ``terminated`` or ``truncated``. The next ``step`` ignores that copy's action
+    and begins its next episode: it gives the first observation, reward 0 and no end. (Gymnasium calls this
+    the autoreset mode NEXT_STEP.)
+    """
+
+    @abc.abstractmethod
+    def reset(self, seeds: list[int]) -> Any:
+        """Begin an episode in every copy, one seed each: the first observations."""
+
+    @abc.abstractmethod
+    def step(self, actions: np.ndarray) -> Outcome:
+        """One step of every copy."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what the copies hold."""
+
+
+class AbstractHostWorld(AbstractWorld):
+    """A world whose steps are ordinary Python: it cannot be compiled, so agents collect with
+    ``agents/host.py``."""
+
+    @abc.abstractmethod
+    def copies(self, count: int) -> AbstractCopies:
+        """``count`` copies."""
+
+    def init(self, key: PRNGKeyArray) -> tuple[Any, Any]:
+        raise TypeError(f"{type(self).__name__} steps outside JAX; take its copies(count) and step those")
+
+    def step(self, key: PRNGKeyArray, state: Any, action: Any) -> tuple[Any, Outcome]:
+        raise TypeError(f"{type(self).__name__} steps outside JAX; take its copies(count) and step those")

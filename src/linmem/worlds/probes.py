@@ -104,6 +104,32 @@ class ActionProbe(AbstractWorld):
         return {0: 1.0}
 
 
+class AimProbe(AbstractWorld):
+    """One step; the observation o is -1 or 1, and the best action is (o, 1 - o / 2). An action a earns 1
+    minus its squared distance from that, so the value is 1.
+
+    An agent that passes ActionProbe and fails here handles continuous actions wrongly; the box is not
+    symmetric, so a wrong stretching shows. The best action that ignores the observation is (0, 1) and earns
+    -1/4.
+    """
+
+    observation_space = Box((1,), -1.0, 1.0)
+    action_space = Box((2,), -1.0, 2.0)
+
+    def init(self, key: PRNGKeyArray) -> tuple[Float[Array, "1"], Float[Array, "1"]]:
+        observation = jax.random.rademacher(key, (1,), jnp.float32)
+        return observation, observation
+
+    def step(
+        self, key: PRNGKeyArray, state: Float[Array, "1"], action: Float[Array, "2"]
+    ) -> tuple[Float[Array, "1"], Outcome]:
+        error = action - jnp.stack([state[0], 1 - state[0] / 2])
+        return state, Outcome(state, _reward(1 - jnp.sum(error**2)), _bool(True), _bool(False))
+
+    def values(self, discount: float) -> Values:
+        return {-1.0: 1.0, 1.0: 1.0}
+
+
 class RecallProbe(AbstractTabled):
     """A cue seen only at the start must be given back as the action ``delay`` steps later.
 

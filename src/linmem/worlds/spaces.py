@@ -1,4 +1,8 @@
-"""What observations and actions may be: one of n things, or an array of bounded floats."""
+"""What observations and actions may be: one of n things, an array of such choices, an array of bounded
+floats, or a dictionary of these."""
+
+import math
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
@@ -28,7 +32,7 @@ class Discrete(eqx.Module):
         """Whether ``x`` has this space's shape, dtype and range."""
         if not _same_form(x, self):
             return jnp.asarray(False)
-        return (x >= 0) & (x < self.n)
+        return jnp.all((x >= 0) & (x < self.n))
 
     def sample(self, key: PRNGKeyArray) -> Int[Array, ""]:
         """A uniformly random member."""
@@ -63,6 +67,96 @@ class Box(eqx.Module):
         return jnp.clip(jax.random.normal(key, self.shape, self.dtype), self.low, self.high)
 
 
-def _same_form(x, space: Discrete | Box) -> bool:
+class MultiDiscrete(eqx.Module):
+    """The int32 arrays of ``shape`` whose entry i is one of 0, ..., counts[i] - 1, in row-major order."""
+
+    counts: tuple[int, ...] = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __check_init__(self):
+        if len(self.counts) != math.prod(self.shape):
+            raise ValueError(f"MultiDiscrete has {len(self.counts)} counts and shape {self.shape}")
+        if not self.counts or min(self.counts) < 1:
+            raise ValueError(f"MultiDiscrete has counts {self.counts}; each must be at least 1")
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.int32)
+
+    def contains(self, x) -> Bool[Array, ""]:
+        """Whether ``x`` has this space's shape, dtype and range."""
+        if not _same_form(x, self):
+            return jnp.asarray(False)
+        return jnp.all((x >= 0) & (jnp.ravel(x) < np.array(self.counts)).reshape(self.shape))
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "..."]:
+        """A uniformly random member."""
+        flat = jax.random.randint(key, (len(self.counts),), 0, np.array(self.counts), self.dtype)
+        return flat.reshape(self.shape)
+
+
+class Dict(eqx.Module):
+    """The dictionaries with these names, each with a member of its space; names in sorted order."""
+
+    parts: tuple[tuple[str, "Space"], ...] = eqx.field(static=True)
+
+    def __init__(self, spaces: Mapping[str, "Space"]):
+        if not spaces:
+            raise ValueError("Dict is empty; it needs at least one space")
+        self.parts = tuple(sorted(spaces.items()))
+
+    def contains(self, x) -> Bool[Array, ""]:
+        """Whether ``x`` has these names, and each entry lies in its space."""
+        if not isinstance(x, dict) or sorted(x) != [name for name, _ in self.parts]:
+            return jnp.asarray(False)
+        return jnp.all(jnp.stack([space.contains(x[name]) for name, space in self.parts]))
+
+    def sample(self, key: PRNGKeyArray) -> dict:
+        """A random member."""
+        keys = jax.random.split(key, len(self.parts))
+        return {name: space.sample(k) for k, (name, space) in zip(keys, self.parts, strict=True)}
+
+
+Space = Discrete | Box | MultiDiscrete | Dict
+
+
+def zeros(space: Space, *batch: int):
+    """The all-zero value of a space's form, with leading axes ``batch``; NumPy arrays."""
+    if isinstance(space, Dict):
+        return {name: zeros(part, *batch) for name, part in space.parts}
+    return np.zeros((*batch, *space.shape), space.dtype)
+
+
+def width(space: Space) -> int:
+    """How many numbers ``vector`` gives."""
+    match space:
+        case Discrete(n):
+            return n
+        case Box(shape):
+            return math.prod(shape)
+        case MultiDiscrete(counts):
+            return sum(counts)
+        case Dict(parts):
+            return sum(width(part) for _, part in parts)
+
+
+def vector(space: Space, value) -> Float[Array, " width"]:
+    """A member as a vector: choices one-hot, boxes flattened, dictionaries joined in the order of their
+    names."""
+    match space:
+        case Discrete(n):
+            return jax.nn.one_hot(value, n)
+        case Box():
+            return jnp.ravel(value)
+        case MultiDiscrete(counts):
+            # Entry i owns the places from offset[i] on.
+            offset = np.cumsum([0, *counts[:-1]])
+            owner = np.repeat(np.arange(len(counts)), counts)
+            return (np.arange(sum(counts)) == (jnp.ravel(value) + offset)[owner]).astype(jnp.float32)
+        case Dict(parts):
+            return jnp.concatenate([vector(part, value[name]) for name, part in parts])
+
+
+def _same_form(x, space: Discrete | Box | MultiDiscrete) -> bool:
     x = jnp.asarray(x)
     return x.shape == space.shape and x.dtype == space.dtype

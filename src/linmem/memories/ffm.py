@@ -1,0 +1,108 @@
+"""Fast and Forgetful Memory: decaying, rotating sums of the inputs, with gates around them.
+
+    v_t = l_1(x_t) * sigmoid(l_2(x_t))                                       what enters
+    S_t = gamma * S_{t-1} + v_t 1^T,   gamma = exp(-|alpha|) exp(-i omega)^T   aggregation, entry by entry
+    z_t = l_3([Re S_t, Im S_t])
+    g_t = sigmoid(l_4(x_t))
+    y_t = LN(z_t) * g_t + l_5(x_t) * (1 - g_t)                               what leaves
+
+| paper    | here           | shape           | meaning                                                  |
+|----------|----------------|-----------------|----------------------------------------------------------|
+| alpha    | decay          | (m,)            | how fast each trace is forgotten                         |
+| omega    | frequency      | (c,)            | how fast each context turns                              |
+| S        | h              | (m c,) complex  | memory, traces by contexts, flattened                    |
+| l_1, l_2 | enter, in_gate | (m, in) each    | input and its gate                                       |
+| l_3      | mix            | (out, 2 m c)    | readout                                                  |
+| l_4, l_5 | out_gate, skip | (out, in) each  | gate between memory and input, and the way past memory   |
+
+Source: S. Morad, R. Kortvelesy, S. Liwicki, A. Prorok, "Reinforcement Learning with Fast and Forgetful
+Memory", 2023, arXiv:2310.04128, section 4; initial values as in the authors' code: |alpha| evenly spaced on
+[1e-6, e], periods of the contexts evenly spaced on [1, 1024] steps.
+Departures: a start erases S before x_t enters, at every step that needs it (the paper resets between
+episodes). The aggregation is this recurrence in both modes, so that acting decays as learning does; the paper
+multiplies by powers of gamma, in blocks and double precision, to the same end. The norm stands inside the
+gate, as in the paper (in one version of the authors' code it stands outside).
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..core.algebra import AbstractAlgebra, Diagonal, Element
+from .base import ONCE, PER_STEP, AbstractLinearMemory
+
+
+class FFM(AbstractLinearMemory):
+    """Features (out_size,) for inputs (in_size,), from ``traces`` x ``contexts`` complex states."""
+
+    algebra: ClassVar[AbstractAlgebra] = Diagonal()
+
+    decay: Float[Array, " m"]
+    frequency: Float[Array, " c"]
+    enter: eqx.nn.Linear
+    in_gate: eqx.nn.Linear
+    mix: eqx.nn.Linear
+    out_gate: eqx.nn.Linear
+    skip: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    out_size: int = eqx.field(static=True)
+
+    def __init__(self, in_size: int, out_size: int, traces: int, contexts: int, *, key: PRNGKeyArray):
+        keys = jax.random.split(key, 5)
+        self.decay = jnp.linspace(np.e, 1e-6, traces)
+        self.frequency = 2 * jnp.pi / jnp.linspace(1, 1024, contexts)
+        self.enter = eqx.nn.Linear(in_size, traces, key=keys[0])
+        self.in_gate = eqx.nn.Linear(in_size, traces, key=keys[1])
+        self.mix = eqx.nn.Linear(2 * traces * contexts, out_size, key=keys[2])
+        self.out_gate = eqx.nn.Linear(in_size, out_size, key=keys[3])
+        self.skip = eqx.nn.Linear(in_size, out_size, key=keys[4])
+        self.norm = eqx.nn.LayerNorm(out_size, use_weight=False, use_bias=False)
+        self.out_size = out_size
+
+    def init(self):
+        size = self.decay.size * self.frequency.size
+        return jnp.zeros(size, jnp.result_type(self.decay, jnp.complex64))
+
+    def encode(self, x, start):
+        shape = (self.decay.size, self.frequency.size)
+        rate = jax.lax.complex(
+            jnp.broadcast_to(-jnp.abs(self.decay)[:, None], shape), jnp.broadcast_to(-self.frequency, shape)
+        )
+        entering = self.enter(x) * jax.nn.sigmoid(self.in_gate(x))
+        entering = jnp.repeat(entering, self.frequency.size)
+        return Element(jnp.exp(rate).ravel(), jax.lax.complex(entering, jnp.zeros_like(entering)))
+
+    def time_axes(self):
+        return Element(ONCE, PER_STEP)
+
+    def decode(self, h, x):
+        z = self.mix(jnp.concatenate([h.real, h.imag]))
+        gate = jax.nn.sigmoid(self.out_gate(x))
+        return self.norm(z) * gate + self.skip(x) * (1 - gate)
+
+    @classmethod
+    def example(cls, key, steps):
+        return cls(3, 5, 4, 2, key=key), jax.random.normal(key, (steps, 3))
+
+    def reference(self, xs, starts):
+        f = lambda a: np.asarray(a, np.float64)  # noqa: E731
+        l_1, l_2, l_3, l_4, l_5 = (
+            lambda v, l=l: f(l.weight) @ v + f(l.bias)
+            for l in (self.enter, self.in_gate, self.mix, self.out_gate, self.skip)
+        )
+        sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+        gamma = np.exp(-np.abs(f(self.decay)))[:, None] * np.exp(-1j * f(self.frequency))[None, :]
+        S, out = np.zeros_like(gamma), []
+        for x, start in zip(f(xs), starts, strict=True):
+            S = np.zeros_like(S) if start else S
+            v = l_1(x) * sigmoid(l_2(x))
+            S = gamma * S + np.outer(v, np.ones(len(self.frequency)))
+            z = l_3(np.concatenate([S.real.ravel(), S.imag.ravel()]))
+            normed = (z - z.mean()) / np.sqrt(z.var() + self.norm.eps)
+            g = sigmoid(l_4(x))
+            out.append(normed * g + l_5(x) * (1 - g))
+        return np.stack(out)

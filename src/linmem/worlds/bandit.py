@@ -1,0 +1,54 @@
+"""POPGym's bandit: arms whose odds stay the same for an episode and are new in the next.
+
+Hidden: the odds of each arm, uniform in [0, 1]. Observed: whether the last arm paid (which it was is the last
+action). Action: an arm. Reward: +1/T if it pays, else -1/T. End: cut off after T steps. Best attainable: less
+than 2 n / (n + 1) - 1, what one earns who knows the odds of the n arms; best memoryless: 0, any fixed arm (a
+winner can be kept only if the last action is an input).
+
+Source: S. Morad et al., "POPGym", 2023, arXiv:2303.01859, and the package `popgym`.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .base import AbstractWorld, Outcome
+from .levels import at_level
+from .spaces import Discrete
+
+
+class Arms(NamedTuple):
+    """odds: of each arm to pay.  t: steps taken."""
+
+    odds: Float[Array, " arms"]
+    t: Int[Array, ""]
+
+
+class MultiarmedBandit(AbstractWorld):
+    """``arms`` arms, ``steps`` steps."""
+
+    arms: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+    action_space: Discrete
+    observation_space = Discrete(2)
+
+    def __init__(self, arms: int = 10, steps: int = 200):
+        self.arms, self.steps, self.action_space = arms, steps, Discrete(arms)
+
+    def init(self, key):
+        return Arms(jax.random.uniform(key, (self.arms,)), jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32)
+
+    def step(self, key, state, action):
+        pays = jax.random.uniform(key) < state.odds[action]
+        reward = jnp.where(pays, 1 / self.steps, -1 / self.steps).astype(jnp.float32)
+        over = state.t >= self.steps - 1
+        return state._replace(t=state.t + 1), Outcome(
+            pays.astype(jnp.int32), reward, jnp.zeros((), bool), over
+        )
+
+
+def bandit(level: str = "easy") -> MultiarmedBandit:
+    return MultiarmedBandit(*at_level(level, (10, 200), (20, 400), (30, 600)))

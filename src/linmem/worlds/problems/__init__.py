@@ -1,0 +1,1 @@
+"""Classic problems, written anew from their published definitions."""
