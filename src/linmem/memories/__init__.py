@@ -18,8 +18,6 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, LogForward, Viterbi, identity, viterbi_path
 from .deep_alf import PARTS, DeepALF, random_deep_alf
-from .belief import Belief, Viterbi, identity, viterbi_path
-from .deep_alf import DeepALF, random_deep_alf
 from .diagonal import ptd
 from .dss import DSS
 from .ffm import FFM
@@ -31,8 +29,8 @@ from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialState
 from .lru import LRU
 from .lssl import LSSL
 from .none import NoMemory
-from .readouts import named_readout
 from .prophecy import HippoProphecy
+from .readouts import named_readout
 from .rtf import RTF
 from .s4 import S4
 from .s4d import S4D

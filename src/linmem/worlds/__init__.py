@@ -4,9 +4,6 @@ from functools import partial
 
 from linmem.core.registry import Entry, Registry
 
-from .base import AbstractWorld, Outcome
-from .permutation import PermutationWorld
-from .probes import ActionProbe, ConstantProbe, DelayProbe, ObservationProbe, RecallProbe, TruncationProbe
 from . import gymnax_world
 from .balance import (
     CartPole,
@@ -37,6 +34,7 @@ from .cards import (
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
 from .model_files import is_model_name, model_world
+from .permutation import PermutationWorld
 from .probes import (
     ActionProbe,
     AimProbe,
@@ -146,8 +144,8 @@ __all__ = [
     "MultiarmedBandit",
     "ObservationProbe",
     "Outcome",
-    "PermutationWorld",
     "Pendulum",
+    "PermutationWorld",
     "RecallProbe",
     "RepeatFirst",
     "RepeatPrevious",
