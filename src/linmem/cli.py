@@ -312,6 +312,12 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
             "Measure speed on this machine.",
             {"scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"},
             {"act": "bench_act", "scan": "bench_scan", "train": "bench_train"},
+            {
+                "scan": "bench_scan",
+                "train": "bench_train",
+                "kernels": "bench_kernels",
+                "numerics": "bench_numerics",
+            },
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",

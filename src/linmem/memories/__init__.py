@@ -21,7 +21,11 @@ from .deep_alf import DeepALF, random_deep_alf
 from .diagonal import ptd
 from .dss import DSS
 from .ffm import FFM
+from .deltanet import DeltaNet
+from .deltaproduct import DeltaProduct
 from .filter_bank import FilterBank
+from .gated_deltanet import GatedDeltaNet
+from .gla import GLA
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
@@ -33,6 +37,10 @@ from .prophecy import HippoProphecy
 from .rtf import RTF
 from .s4 import S4
 from .s4d import S4D
+from .mamba2 import Mamba2
+from .mlstm import MLSTM
+from .none import NoMemory
+from .rwkv7 import RWKV7
 from .s5 import S5
 from .self_tuning import SelfTuningFilter
 from .smr import StateMemoryReplay
@@ -46,6 +54,7 @@ __all__ = [
     "CONFORMING",
     "DSS",
     "FFM",
+    "GLA",
     "GRU",
     "GSS",
     "LRU",
@@ -54,6 +63,8 @@ __all__ = [
     "RTF",
     "S4",
     "S4D",
+    "MLSTM",
+    "RWKV7",
     "S5",
     "STU",
     "AbstractLinearMemory",
@@ -61,13 +72,17 @@ __all__ = [
     "AdaptiveLinearFilter",
     "Belief",
     "DeepALF",
+    "DeltaNet",
+    "DeltaProduct",
     "Encoded",
     "ExactLinearFilter",
     "Features",
     "FilterBank",
     "HiSS",
     "HippoProphecy",
+    "GatedDeltaNet",
     "InitialStateFilter",
+    "Mamba2",
     "NoMemory",
     "Residual",
     "SelfTuningFilter",
@@ -105,6 +120,13 @@ CONFORMING: list[type[AbstractMemory]] = [
     LSSL,
     LRU,
     GRU,
+    Mamba2,
+    GLA,
+    MLSTM,
+    DeltaNet,
+    GatedDeltaNet,
+    DeltaProduct,
+    RWKV7,
     Encoded,
     Residual,
     FFM,
@@ -323,4 +345,44 @@ MEMORIES.add(
     _layer(_hiss),
     "S5 over chunks of 10 steps, S5 over the chunks",
     "Bhirangi et al. 2024, arXiv:2402.10211",
+    "mamba2",
+    _block(lambda size, key: Mamba2(size, key=key)),
+    "state space with one decay per head (SSD), residual block",
+    "Dao and Gu 2024, arXiv:2405.21060",
+)
+MEMORIES.add(
+    "gla",
+    _block(lambda size, key: GLA(size, key=key)),
+    "gated linear attention: a decay per key channel, residual block",
+    "Yang et al. 2023, arXiv:2312.06635",
+)
+MEMORIES.add(
+    "mlstm",
+    _block(lambda size, key: MLSTM(size, key=key)),
+    "matrix LSTM: exponential input gate, normaliser, residual block",
+    "Beck et al. 2024, arXiv:2405.04517",
+)
+MEMORIES.add(
+    "deltanet",
+    _block(lambda size, key: DeltaNet(size, key=key)),
+    "delta rule, residual block",
+    "Yang et al. 2024, arXiv:2406.06484",
+)
+MEMORIES.add(
+    "gated_deltanet",
+    _block(lambda size, key: GatedDeltaNet(size, key=key)),
+    "delta rule with a decay per head, residual block",
+    "Yang et al. 2024, arXiv:2412.06464",
+)
+MEMORIES.add(
+    "deltaproduct",
+    _block(lambda size, key: DeltaProduct(size, key=key)),
+    "two delta rule writes a step, residual block",
+    "Siems et al. 2025, arXiv:2502.10297",
+)
+MEMORIES.add(
+    "rwkv7",
+    _block(lambda size, key: RWKV7(size, key=key)),
+    "vector decay with removal along its own key, residual block",
+    "Peng et al. 2025, arXiv:2503.14456",
 )
