@@ -156,16 +156,18 @@ def _report(path: Path) -> None:
 
 @app.command(name="list")
 def list_() -> int:
-    """Name the worlds, memories and agents, with one line and the source of each."""
+    """Name the worlds, memories, tasks and agents, with one line and the source of each."""
     from rich.console import Console
     from rich.table import Table
 
     from .agents import AGENTS
     from .memories import MEMORIES
+    from .tasks import TASKS
     from .worlds import WORLDS
 
     console = Console()
-    for registry, plural in ((WORLDS, "worlds"), (MEMORIES, "memories"), (AGENTS, "agents")):
+    registries = {"worlds": WORLDS, "memories": MEMORIES, "tasks": TASKS, "agents": AGENTS}
+    for plural, registry in registries.items():
         table = Table(title=plural, title_justify="left", box=None, pad_edge=False, title_style="bold")
         for column in ("name", "what it is", "source"):
             table.add_column(column)
@@ -317,12 +319,23 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "train": "bench_train",
                 "kernels": "bench_kernels",
                 "numerics": "bench_numerics",
+            {
+                "act": "bench_act",
+                "scan": "bench_scan",
+                "train": "bench_train",
+                "kernels": "bench_kernels",
             },
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {
                 "two-state": "two_state",
+                "action-controlled": "action_controlled",
+                "delta": "delta",
+                "state-tracking": "state_tracking",
+                "parity-rl": "parity_rl",
+                "dynamics-tokens": "dynamics_tokens",
+                "signature": "signature",
                 "hippo-prophecy": "hippo_prophecy",
                 "stu": "stu",
                 "space-time": "space_time",
@@ -333,7 +346,6 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
             },
-            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 

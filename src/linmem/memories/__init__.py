@@ -18,12 +18,15 @@ from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, Viterbi, identity, viterbi_path
 from .deep_alf import DeepALF, random_deep_alf
+from .deltanet import DeltaNet
+from .deltaproduct import DeltaProduct
 from .diagonal import ptd
 from .dss import DSS
 from .ffm import FFM
 from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
 from .filter_bank import FilterBank
+from .fixed_point_rnn import FixedPointRNN
 from .gated_deltanet import GatedDeltaNet
 from .gla import GLA
 from .gru import GRU
@@ -32,9 +35,16 @@ from .hiss import HiSS
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
 from .lru import LRU
 from .lssl import LSSL
+from .longhorn import Longhorn
+from .lru import LRU
+from .lssl import LSSL
+from .mamba import Mamba
+from .mamba2 import Mamba2
+from .mlstm import MLSTM
 from .none import NoMemory
 from .prophecy import HippoProphecy
 from .rtf import RTF
+from .rwkv7 import RWKV7
 from .s4 import S4
 from .s4d import S4D
 from .mamba2 import Mamba2
@@ -42,7 +52,17 @@ from .mlstm import MLSTM
 from .none import NoMemory
 from .rwkv7 import RWKV7
 from .s5 import S5
+from .s7 import S7
+from .sd_ssm import SDSSM
 from .self_tuning import SelfTuningFilter
+from .slice import (
+    BlockSLiCE,
+    ComplexSLiCE,
+    DiagonalSLiCE,
+    HadamardSLiCE,
+    LowRankSLiCE,
+    SparseSLiCE,
+)
 from .smr import StateMemoryReplay
 from .space_time import SpaceTime
 from .stack import Encoded, Features, Residual
@@ -60,33 +80,47 @@ __all__ = [
     "LRU",
     "LSSL",
     "MEMORIES",
+    "MLSTM",
     "RTF",
+    "RWKV7",
     "S4",
     "S4D",
     "MLSTM",
     "RWKV7",
     "S5",
+    "S7",
+    "SDSSM",
     "STU",
     "AbstractLinearMemory",
     "AbstractMemory",
     "AdaptiveLinearFilter",
     "Belief",
+    "BlockSLiCE",
+    "ComplexSLiCE",
     "DeepALF",
     "DeltaNet",
     "DeltaProduct",
+    "DiagonalSLiCE",
     "Encoded",
     "ExactLinearFilter",
     "Features",
     "FilterBank",
+    "FixedPointRNN",
+    "GatedDeltaNet",
+    "HadamardSLiCE",
     "HiSS",
     "HippoProphecy",
     "GatedDeltaNet",
     "InitialStateFilter",
+    "Longhorn",
+    "LowRankSLiCE",
+    "Mamba",
     "Mamba2",
     "NoMemory",
     "Residual",
     "SelfTuningFilter",
     "SpaceTime",
+    "SparseSLiCE",
     "StateMemoryReplay",
     "StateOffset",
     "Trace",
@@ -120,6 +154,17 @@ CONFORMING: list[type[AbstractMemory]] = [
     LSSL,
     LRU,
     GRU,
+    DiagonalSLiCE,
+    ComplexSLiCE,
+    BlockSLiCE,
+    LowRankSLiCE,
+    SparseSLiCE,
+    HadamardSLiCE,
+    SDSSM,
+    Mamba,
+    Longhorn,
+    S7,
+    FixedPointRNN,
     Mamba2,
     GLA,
     MLSTM,
@@ -297,7 +342,116 @@ MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, 
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
+MEMORIES.add(
+    "mamba",
+    _block(lambda size, key: Mamba(size, key=key)),
+    "selective diagonal state space, decays in [0, 1]",
+    "Gu and Dao 2023, arXiv:2312.00752",
+)
+MEMORIES.add(
+    "mamba_negative",
+    _block(lambda size, key: Mamba(size, negative_eigenvalues=True, key=key)),
+    "the same with decays in [-1, 1]",
+    "Grazzi et al. 2024, arXiv:2411.12537",
+)
+MEMORIES.add(
+    "longhorn",
+    _block(lambda size, key: Longhorn(size, key=key)),
+    "state as an online learner, updated in closed form",
+    "Liu et al. 2024, arXiv:2407.14207",
+)
+MEMORIES.add(
+    "s7",
+    _block(lambda size, key: S7(size, size, key=key)),
+    "selective S5 with a stable reparametrisation",
+    "Soydan et al. 2024, arXiv:2410.03464",
+)
+MEMORIES.add(
+    "sd_ssm",
+    _block(lambda size, key: SDSSM(size, size, key=key)),
+    "dense transitions mixed from a dictionary",
+    "Terzic et al. 2024, arXiv:2412.19350",
+)
+MEMORIES.add(
+    "fixed_point_rnn",
+    _block(lambda size, key: FixedPointRNN(size, size, key=key)),
+    "dense recurrence as fixed point of a diagonal one",
+    "Movahedi et al. 2025, arXiv:2503.10799",
+)
+_SLICE = "Walker et al. 2025, arXiv:2505.17761"
+MEMORIES.add(
+    "slice_diagonal",
+    _block(lambda size, key: DiagonalSLiCE(size, size, key=key)),
+    "linear controlled equation, diagonal",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_block",
+    _block(lambda size, key: BlockSLiCE(size, -(-size // 4) * 4, key=key)),
+    "the same with 4 x 4 blocks",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_low_rank",
+    _block(lambda size, key: LowRankSLiCE(size, size, key=key)),
+    "the same, diagonal plus low rank",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_sparse",
+    _block(lambda size, key: SparseSLiCE(size, size, min(4, size), key=key)),
+    "the same with 4 entries a row",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_hadamard",
+    _block(lambda size, key: HadamardSLiCE(size, 1 << (size - 1).bit_length(), key=key)),
+    "the same, diagonal times Walsh-Hadamard",
+    _SLICE,
+)
 MEMORIES.add("none", _none, "no memory: the present observation only", "-")
+MEMORIES.add(
+    "mamba2",
+    _block(lambda size, key: Mamba2(size, key=key)),
+    "state space with one decay per head (SSD), residual block",
+    "Dao and Gu 2024, arXiv:2405.21060",
+)
+MEMORIES.add(
+    "gla",
+    _block(lambda size, key: GLA(size, key=key)),
+    "gated linear attention: a decay per key channel, residual block",
+    "Yang et al. 2023, arXiv:2312.06635",
+)
+MEMORIES.add(
+    "mlstm",
+    _block(lambda size, key: MLSTM(size, key=key)),
+    "matrix LSTM: exponential input gate, normaliser, residual block",
+    "Beck et al. 2024, arXiv:2405.04517",
+)
+MEMORIES.add(
+    "deltanet",
+    _block(lambda size, key: DeltaNet(size, key=key)),
+    "delta rule, residual block",
+    "Yang et al. 2024, arXiv:2406.06484",
+)
+MEMORIES.add(
+    "gated_deltanet",
+    _block(lambda size, key: GatedDeltaNet(size, key=key)),
+    "delta rule with a decay per head, residual block",
+    "Yang et al. 2024, arXiv:2412.06464",
+)
+MEMORIES.add(
+    "deltaproduct",
+    _block(lambda size, key: DeltaProduct(size, key=key)),
+    "two delta rule writes a step, residual block",
+    "Siems et al. 2025, arXiv:2502.10297",
+)
+MEMORIES.add(
+    "rwkv7",
+    _block(lambda size, key: RWKV7(size, key=key)),
+    "vector decay with removal along its own key, residual block",
+    "Peng et al. 2025, arXiv:2503.14456",
+)
 MEMORIES.add(
     "ffm",
     _layer(lambda size, key: FFM(size, size, 32, 4, key=key)),

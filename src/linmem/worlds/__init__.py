@@ -34,6 +34,7 @@ from .cards import (
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
 from .model_files import is_model_name, model_world
+from .parity import Parity
 from .probes import (
     ActionProbe,
     AimProbe,
@@ -53,6 +54,9 @@ PROBES = "Jones 2021, Debugging RL, without the agonizing pain"
 
 WORLDS = Registry("world")
 WORLDS.add("ringworld", RingWorld, "noisy beacons on a ring with goals and traps", PAPER)
+WORLDS.add(
+    "parity", Parity, "report a bit that observed events flip", "after Grazzi et al. 2024, arXiv:2411.12537"
+)
 WORLDS.add("probe_constant", ConstantProbe, "one step, reward 1", PROBES)
 WORLDS.add("probe_observation", ObservationProbe, "one step, the reward is the observation", PROBES)
 WORLDS.add("probe_delay", DelayProbe, "two steps, only the second earns", PROBES)
@@ -136,6 +140,7 @@ __all__ = [
     "MultiarmedBandit",
     "ObservationProbe",
     "Outcome",
+    "Parity",
     "Pendulum",
     "RecallProbe",
     "RepeatFirst",
