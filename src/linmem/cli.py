@@ -312,18 +312,13 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     return {
         "bench": (
             "Measure speed on this machine.",
-            {"scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"},
-            {"act": "bench_act", "scan": "bench_scan", "train": "bench_train"},
-            {
-                "scan": "bench_scan",
-                "train": "bench_train",
-                "kernels": "bench_kernels",
-                "numerics": "bench_numerics",
             {
                 "act": "bench_act",
                 "scan": "bench_scan",
                 "train": "bench_train",
+                "solve": "bench_solve",
                 "kernels": "bench_kernels",
+                "numerics": "bench_numerics",
             },
         ),
         "reproduce": (

@@ -8,7 +8,6 @@ raw steps from a layer of vectors).
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
@@ -23,8 +22,6 @@ from .deltaproduct import DeltaProduct
 from .diagonal import ptd
 from .dss import DSS
 from .ffm import FFM
-from .deltanet import DeltaNet
-from .deltaproduct import DeltaProduct
 from .filter_bank import FilterBank
 from .fixed_point_rnn import FixedPointRNN
 from .gated_deltanet import GatedDeltaNet
@@ -33,8 +30,6 @@ from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
-from .lru import LRU
-from .lssl import LSSL
 from .longhorn import Longhorn
 from .lru import LRU
 from .lssl import LSSL
@@ -47,10 +42,6 @@ from .rtf import RTF
 from .rwkv7 import RWKV7
 from .s4 import S4
 from .s4d import S4D
-from .mamba2 import Mamba2
-from .mlstm import MLSTM
-from .none import NoMemory
-from .rwkv7 import RWKV7
 from .s5 import S5
 from .s7 import S7
 from .sd_ssm import SDSSM
@@ -65,7 +56,7 @@ from .slice import (
 )
 from .smr import StateMemoryReplay
 from .space_time import SpaceTime
-from .stack import Encoded, Features, Residual
+from .stack import Encoded, Features, Layer, Learned, Residual
 from .state_offset import StateOffset
 from .stu import STU
 from .trace import Trace
@@ -85,8 +76,6 @@ __all__ = [
     "RWKV7",
     "S4",
     "S4D",
-    "MLSTM",
-    "RWKV7",
     "S5",
     "S7",
     "SDSSM",
@@ -110,7 +99,6 @@ __all__ = [
     "HadamardSLiCE",
     "HiSS",
     "HippoProphecy",
-    "GatedDeltaNet",
     "InitialStateFilter",
     "Longhorn",
     "LowRankSLiCE",
@@ -126,6 +114,7 @@ __all__ = [
     "Trace",
     "Viterbi",
     "identity",
+    "learned_layers",
     "random_deep_alf",
     "viterbi_path",
 ]
@@ -234,29 +223,14 @@ def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abst
     return random_deep_alf(model.n_states, model.n_actions, model.n_observations, key=key)
 
 
-def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: AbstractMemory) -> AbstractMemory:
-    features = Features(world.observation_space, world.action_space)
-    return Encoded(features, eqx.nn.Linear(features.size, size, key=key), memory)  # pyright: ignore[reportCallIssue]
+def _block(layer: Layer) -> Learned:
+    """A maker from a layer of equal in and out size: encoder, then residual block."""
+    return Learned(layer, residual=True)
 
 
-def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block."""
-
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-        in_key, memory_key, block_key = jax.random.split(key, 3)
-        return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
-
-    return make
-
-
-def _layer(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) that brings its own norm and residual, or needs none: encoder only."""
-
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-        in_key, memory_key = jax.random.split(key)
-        return _learned(world, size, in_key, layer(size, memory_key))
-
-    return make
+def _layer(layer: Layer) -> Learned:
+    """A maker from a layer that brings its own norm and residual, or needs none: encoder only."""
+    return Learned(layer, residual=False)
 
 
 def _smr_s5(size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -268,11 +242,6 @@ def _hiss(size: int, key: PRNGKeyArray) -> AbstractMemory:
     keys = jax.random.split(key, 4)
     low, high = (Residual(S5(size, 2 * (size // 2), key=keys[i]), key=keys[i + 1]) for i in (0, 2))
     return HiSS(low, high, 10)  # pyright: ignore[reportCallIssue]
-
-
-def _gru(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    in_key, memory_key = jax.random.split(key)
-    return _learned(world, size, in_key, GRU(size, size, key=memory_key))
 
 
 def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -338,7 +307,12 @@ MEMORIES.add(
     "dense, a state for each channel",
     "Gu et al. 2021, arXiv:2110.13985",
 )
-MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, arXiv:1406.1078")
+MEMORIES.add(
+    "gru",
+    _layer(lambda size, key: GRU(size, size, key=key)),
+    "gated recurrent unit (nonlinear)",
+    "Cho et al. 2014, arXiv:1406.1078",
+)
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
@@ -499,44 +473,9 @@ MEMORIES.add(
     _layer(_hiss),
     "S5 over chunks of 10 steps, S5 over the chunks",
     "Bhirangi et al. 2024, arXiv:2402.10211",
-    "mamba2",
-    _block(lambda size, key: Mamba2(size, key=key)),
-    "state space with one decay per head (SSD), residual block",
-    "Dao and Gu 2024, arXiv:2405.21060",
 )
-MEMORIES.add(
-    "gla",
-    _block(lambda size, key: GLA(size, key=key)),
-    "gated linear attention: a decay per key channel, residual block",
-    "Yang et al. 2023, arXiv:2312.06635",
-)
-MEMORIES.add(
-    "mlstm",
-    _block(lambda size, key: MLSTM(size, key=key)),
-    "matrix LSTM: exponential input gate, normaliser, residual block",
-    "Beck et al. 2024, arXiv:2405.04517",
-)
-MEMORIES.add(
-    "deltanet",
-    _block(lambda size, key: DeltaNet(size, key=key)),
-    "delta rule, residual block",
-    "Yang et al. 2024, arXiv:2406.06484",
-)
-MEMORIES.add(
-    "gated_deltanet",
-    _block(lambda size, key: GatedDeltaNet(size, key=key)),
-    "delta rule with a decay per head, residual block",
-    "Yang et al. 2024, arXiv:2412.06464",
-)
-MEMORIES.add(
-    "deltaproduct",
-    _block(lambda size, key: DeltaProduct(size, key=key)),
-    "two delta rule writes a step, residual block",
-    "Siems et al. 2025, arXiv:2502.10297",
-)
-MEMORIES.add(
-    "rwkv7",
-    _block(lambda size, key: RWKV7(size, key=key)),
-    "vector decay with removal along its own key, residual block",
-    "Peng et al. 2025, arXiv:2503.14456",
-)
+
+
+def learned_layers() -> dict[str, Layer]:
+    """The layers of the learned memories, by the memories' names, without encoder and residual block."""
+    return {entry.name: entry.make.layer for entry in MEMORIES if isinstance(entry.make, Learned)}
