@@ -318,6 +318,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "train": "bench_train",
                 "solve": "bench_solve",
                 "kernels": "bench_kernels",
+                "layers": "bench_layers",
                 "numerics": "bench_numerics",
             },
         ),
