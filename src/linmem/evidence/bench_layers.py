@@ -48,7 +48,7 @@ def main(
 ) -> int:
     """Time the learned layers, forward and backward, at 16 sequences of width 128 in float32.
 
-    Layers of memax and memorax (`pip install memax memorax`) are timed in turn with ours.
+    Layers of memax and memorax (`pip install 'linmem[peers]'`) are timed in turn with ours.
 
     Args:
         only: layers by the names of `linmem list`; by default all that are learned.

@@ -28,61 +28,44 @@ from ..core.matrices import orthogonal
 from .base import AbstractMemory
 
 
-def _gates(leaving, bias_new, entering):
-    """r, z, n and what r meets, from U h_{t-1} and W x_t + b."""
+def _gates(leaving, bias_new, entering, h):
+    """h_t from U h_{t-1}, W x_t + b and h_{t-1}."""
     in_r, in_z, in_n = jnp.split(entering, 3, axis=-1)
     re_r, re_z, re_n = jnp.split(leaving, 3, axis=-1)
-    r, z, met = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z), re_n + bias_new
-    return r, z, jnp.tanh(in_n + r * met), met
-
-
-def _advance(w_state, bias_new, entering, start, h):
-    """h_t. The product is row times matrix, which stays so for a batch of rows."""
-    h = jnp.where(start, 0.0, h)
-    _, z, n, _ = _gates(h @ w_state.T, bias_new, entering)
-    return (1 - z) * n + z * h
+    r, z = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z)
+    return (1 - z) * jnp.tanh(in_n + r * (re_n + bias_new)) + z * h
 
 
 @jax.custom_vjp
 def _recur(w_state, bias_new, entering, starts, initial):
-    """All h_t, with a derivative of our own: between the passes only the states are kept. The gates of all
-    steps are then found again at once, so that a step backwards is one product and a few multiplications,
+    """All h_t. Its derivative leaves the sum over time of the gradient in U to one product after the loop,
+    where differentiating the loop itself would add a matrix at every step."""
+    return _run(jnp.zeros_like(entering), w_state, bias_new, entering, starts, initial)
 
-        g_{t-1} = z_t * g_t + U^T (s_t * g_t),   s = d(r, z, n before their functions) / dh_t
 
-    and the gradient in U is one product after the loop."""
-
+def _run(nudge, w_state, bias_new, entering, starts, initial):
     def body(h, step):
-        h = _advance(w_state, bias_new, *step, h)
+        entering, start, nudge = step
+        h = jnp.where(start, 0.0, h)
+        h = _gates(w_state @ h + nudge, bias_new, entering, h)
         return h, h
 
-    return jax.lax.scan(body, initial, (entering, starts))[1]
+    return jax.lax.scan(body, initial, (entering, starts, nudge))[1]
 
 
 def _recur_fwd(w_state, bias_new, entering, starts, initial):
-    states = _recur(w_state, bias_new, entering, starts, initial)
-    return states, (w_state, bias_new, entering, starts, initial, states)
+    def run(nudge, bias_new, entering, initial):
+        return _run(nudge, w_state, bias_new, entering, starts, initial)
+
+    states, pull = jax.vjp(run, jnp.zeros_like(entering), bias_new, entering, initial)
+    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
+    return states, (pull, previous)
 
 
 def _recur_bwd(kept, cotangent):
-    w_state, bias_new, entering, starts, initial, states = kept
-    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
-    r, z, n, met = _gates(previous @ w_state.T, bias_new, entering)
-    to_n = (1 - z) * (1 - n**2)
-    to_r, to_z = to_n * met * r * (1 - r), (previous - n) * z * (1 - z)
-    slopes = jnp.concatenate([to_r, to_z, to_n * r], axis=-1)
-
-    def body(later, step):
-        slope, z, start, cotangent = step
-        g = cotangent + later
-        later = g * z + (jnp.concatenate([g, g, g]) * slope) @ w_state
-        return jnp.where(start, 0.0, later), g
-
-    g_initial, g = jax.lax.scan(body, jnp.zeros_like(initial), (slopes, z, starts, cotangent), reverse=True)
-    leaving = jnp.concatenate([g, g, g], axis=-1) * slopes
-    entering = jnp.concatenate([g * to_r, g * to_z, g * to_n], axis=-1)
-    bias_new = jnp.sum(g * to_n * r, axis=0)
-    return leaving.T @ previous, bias_new, entering, None, g_initial
+    pull, previous = kept
+    leaving, bias_new, entering, initial = pull(cotangent)
+    return leaving.T @ previous, bias_new, entering, None, initial
 
 
 _recur.defvjp(_recur_fwd, _recur_bwd)
@@ -108,13 +91,19 @@ class GRU(AbstractMemory):
         return jnp.zeros(self.out_size)
 
     def step(self, state, x, start):
-        h = _advance(self.w_state, self.bias_new, x @ self.w_in.T + self.bias, start, state)
+        h = self._advance(state, self.w_in @ x + self.bias, start)
         return h, h
 
     def unroll(self, state, xs, starts):
-        entering = xs @ self.w_in.T + self.bias  # one product for all steps; only U h is sequential
+        entering = (
+            xs @ self.w_in.T + self.bias
+        )  # one product for all steps; only the recurrent one is sequential
         states = _recur(self.w_state, self.bias_new, entering, starts, state)
         return states[-1], states
+
+    def _advance(self, h, entering, start):
+        h = jnp.where(start, 0.0, h)
+        return _gates(self.w_state @ h, self.bias_new, entering, h)
 
     @classmethod
     def example(cls, key, steps):
