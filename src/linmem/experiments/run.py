@@ -145,8 +145,8 @@ def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: flo
                 folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
                 raise FloatingPointError(
                     f"the loss of '{name}' is not finite in update {call * size + failed + 1}; take a "
-                    f"smaller --step-size or --max-gradient. The state after update {call * size}, the last known "
-                    f"to be good, is kept in {folder.path / saved}."
+                    f"smaller --step-size or --max-gradient. The state after update {call * size}, the last "
+                    f"known to be good, is kept in {folder.path / saved}."
                 )
             records, counted, spent = [], steps, seconds + time.perf_counter() - began
             for i in range(size):

@@ -2,7 +2,7 @@
 
 A file is written under another name, forced to the disk and renamed, so that a crash, a kill or a full disk
 leaves the file that was there before. One process at a time may write: it holds a lock that the system drops
-with the process. (A checkpoint is the leaves of one tree on one machine: this needs no checkpointing library.)
+with the process. (A checkpoint is one file of plain arrays, so no checkpointing library is needed.)
 
 config.json              written first: what is run, every default spelled out, versions, machine
 records.jsonl            one line per event, appended as it happens
