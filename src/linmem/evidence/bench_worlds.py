@@ -2,6 +2,7 @@
 
 Many copies side by side take random actions; a copy whose episode ends begins the next one in the same step,
 as in training. Random actions, their keys and the new episodes are part of the time, as a learner pays them.
+Seconds are the core's, spent by this process in all its threads: other programs on the core do not count.
 """
 
 import os
@@ -36,7 +37,10 @@ def main(
         seconds: calls are repeated this long, at least three times; the fastest counts.
         json: write rows and targets to this file.
     """
-    remarks = [_one_core(), f"{copies} copies, {unroll} steps per call, the fastest call of each"]
+    remarks = [
+        _one_core(),
+        f"{copies} copies, {unroll} steps per call, the fastest call of each, in core seconds",
+    ]
     rows = []
     for name in only or [entry.name for entry in WORLDS]:
         world = WORLDS[name].make()
@@ -107,7 +111,7 @@ def _rate(world: AbstractWorld, copies: int, unroll: int, seconds: float) -> flo
     jax.block_until_ready(run(jax.random.key(1)))
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
-        began = time.perf_counter()
+        began = time.process_time()
         jax.block_until_ready(run(jax.random.key(len(times) + 2)))
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return copies * unroll / min(times)
