@@ -343,6 +343,8 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "parity-rl": "parity_rl",
                 "dynamics-tokens": "dynamics_tokens",
                 "signature": "signature",
+                "ringworld": "ringworld",
+                "ringworld-choices": "ringworld_choices",
                 "hippo-prophecy": "hippo_prophecy",
                 "stu": "stu",
                 "space-time": "space_time",

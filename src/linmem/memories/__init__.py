@@ -16,8 +16,8 @@ from ..core.registry import Registry
 from ..worlds.base import AbstractWorld
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
-from .belief import Belief, Viterbi, identity, viterbi_path
-from .deep_alf import DeepALF, random_deep_alf
+from .belief import Belief, LogForward, Viterbi, identity, viterbi_path
+from .deep_alf import PARTS, DeepALF, random_deep_alf
 from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
 from .diagonal import ptd
@@ -39,6 +39,7 @@ from .mamba2 import Mamba2
 from .mlstm import MLSTM
 from .none import NoMemory
 from .prophecy import HippoProphecy
+from .readouts import named_readout
 from .rtf import RTF
 from .rwkv7 import RWKV7
 from .s4 import S4
@@ -101,6 +102,7 @@ __all__ = [
     "HiSS",
     "HippoProphecy",
     "InitialStateFilter",
+    "LogForward",
     "Longhorn",
     "LowRankSLiCE",
     "Mamba",
@@ -128,6 +130,7 @@ CHANNEL_STATE = 16
 CONFORMING: list[type[AbstractMemory]] = [
     NoMemory,
     Belief,
+    LogForward,
     Viterbi,
     ExactLinearFilter,
     AdaptiveLinearFilter,
@@ -199,8 +202,14 @@ def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abstra
     return Belief(_tables(world, "belief_logits"), readout=identity)
 
 
-def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+def _lof(world: AbstractWorld, size: int, key: PRNGKeyArray, readout: str = "logits") -> AbstractMemory:
+    return LogForward(_tables(world, "lof"), named_readout(readout))
+
+
+def _alf(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, delta: float = ALF_DELTA, readout: str = "logits"
+) -> AbstractMemory:
+    return AdaptiveLinearFilter(_tables(world, "alf"), delta, readout=named_readout(readout))
 
 
 def _alf_bank(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -211,11 +220,16 @@ def _alf_self_tuning(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abst
     return SelfTuningFilter(_tables(world, "alf_self_tuning"))
 
 
-def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+def _deep_alf(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, random: str = "none", delta: float = ALF_DELTA
+) -> AbstractMemory:
+    """random: the parts that begin at random, with commas between; or none."""
     model = _tables(world, "deep_alf")
-    known = frozenset({"Lambda", "V", "E", "delta"})
+    drawn = frozenset() if random == "none" else frozenset(random.split(","))
+    if wrong := drawn - PARTS:
+        raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: {', '.join(sorted(PARTS))}")
     sizes = (model.n_states, model.n_actions, model.n_observations)
-    return random_deep_alf(*sizes, key=key, model=model, known=known, delta=ALF_DELTA)
+    return random_deep_alf(*sizes, key=key, model=model, known=PARTS - drawn, delta=delta)
 
 
 def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -229,9 +243,13 @@ def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: Abstrac
 
 
 def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block."""
+    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block.
 
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    ``hidden`` is a size of its own; 0 takes the learner's.
+    """
+
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
+        size = hidden or size
         in_key, memory_key, block_key = jax.random.split(key, 3)
         return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
 
@@ -241,7 +259,8 @@ def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
 def _layer(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
     """A maker from a layer (size, key) that brings its own norm and residual, or needs none: encoder only."""
 
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
+        size = hidden or size
         in_key, memory_key = jax.random.split(key)
         return _learned(world, size, in_key, layer(size, memory_key))
 
@@ -275,7 +294,8 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
-MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
+MEMORIES.add("belief_logits", _belief_logits, "the exact filter's logits, the largest always 0", PAPER)
+MEMORIES.add("lof", _lof, "the exact filter's raw logits, falling without bound", PAPER)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
 MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
 MEMORIES.add(
