@@ -20,22 +20,33 @@ app = tyro.extras.SubcommandApp()
 def run(
     config: OmitArgPrefixes[RunConfig],
     out: Path = Path("runs"),
+    resume: Path | None = None,
+    checkpoint_seconds: float = 30.0,
 ) -> int:
     """Train agents that differ only in their memory on one world, and report who remembered what.
 
     Shows progress, ends with a table, and writes one self-contained HTML report. Without options it is the
-    demo: RingWorld with six memories. Ctrl-C keeps what was done; the same command goes on from there.
+    demo: RingWorld with six memories. Ctrl-C keeps what was done, and a crash or kill costs the last
+    seconds; the same command, or --resume with the run's folder, goes on to the same records.
 
     Args:
         config: what to run.
         out: where run folders are made; a run's folder is named by its world and a hash of its settings.
+        resume: go on in this run folder, with its settings; nothing else about the run can be said then.
+        checkpoint_seconds: the training state is saved this often.
     """
     from .experiments.store import Folder
     from .experiments.watch import watch
 
-    config = with_discount_of_file(config)
-    folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
-    finished = watch(config, folder)
+    if resume is None:
+        config = with_discount_of_file(config)
+        folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
+    elif config == RunConfig():
+        folder = Folder.open(resume)
+        config = folder.config()
+    else:
+        raise UsageError(f"--resume takes every setting from {resume}; leave the other options out")
+    finished = watch(config, folder, checkpoint_seconds)
     _report(folder.path)
     return 0 if finished else 130
 
@@ -329,6 +340,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "scan": "bench_scan",
                 "solve": "bench_solve",
                 "train": "bench_train",
+                "worlds": "bench_worlds",
             },
         ),
         "reproduce": (

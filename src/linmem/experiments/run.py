@@ -1,7 +1,9 @@
 """Train one agent per memory and seed, evaluate it, and leave everything in a run folder.
 
 ``run`` is a generator of events; whoever iterates shows them (the command line) or not (a test). It can be
-stopped at any moment: the present memory's training state is saved, and the same command goes on from there.
+stopped, or killed, at any moment: the training state is saved at intervals and when it is asked to stop, the
+records after it are taken back, and the same command goes on to the records of a run that was never stopped,
+bit for bit on the same machine. (Worlds that step outside JAX begin new episodes instead.)
 """
 
 import time
@@ -28,7 +30,7 @@ from .snapshot import one_seed
 from .store import Folder
 
 CHUNKS = 80  # progress is shown, and a run can be stopped, about this many times per memory
-SAVE_SECONDS = 30.0
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,23 @@ def chunking(updates: int) -> tuple[int, int]:
     return size, -(-updates // size)
 
 
-def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
-    """Do what of ``config`` is not yet done in ``folder``."""
-    done = folder.finished()
-    _refuse_options(config, set(config.memory) - done)
-    for name in config.memory:
-        if name not in done:
-            yield from _train(config, folder, name)
-        yield Finished(name, now=name not in done)
+def run(config: RunConfig, folder: Folder, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Iterator[Event]:
+    """Do what of ``config`` is not yet done in ``folder``, as the only process there.
+
+    Raises FolderError if another process writes there or the disk refuses, and FloatingPointError if a loss
+    is not finite; the last good checkpoint stays."""
+    with folder.lock():
+        done = folder.finished()
+        _refuse_options(config, set(config.memory) - done)
+        for name in config.memory:
+            if name not in done:
+                yield from _train(config, folder, name, checkpoint_seconds)
+            folder.remove(_checkpoint(name))
+            yield Finished(name, now=name not in done)
+
+
+def _checkpoint(name: str) -> str:
+    return f"state/{name}.eqx"
 
 
 def _refuse_options(config: RunConfig, memories: set[str]) -> None:
@@ -112,17 +123,18 @@ def _form(lowered: jax.stages.Lowered) -> ppo.State:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
 
 
-def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
+def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: float) -> Iterator[Event]:
     size, calls = chunking(config.updates)
     world, lowered, keys = _initial(config, name)
     form = _form(lowered)
-    saved = f"state/{name}.eqx"
+    saved = _checkpoint(name)
     # A session's clock and step count begin where the session before it was interrupted.
     before, steps = np.zeros(()), np.zeros((), np.int64)
     resumed = (folder.path / saved).exists()
     if resumed:
         state, before, steps = folder.load_tree(saved, (form, before, steps))
     first_call = int(state.update[0]) // size if resumed else 0
+    folder.rewind(name, first_call * size)
     yield Compiling(name, resumed_at=first_call * size)
 
     began = time.perf_counter()
@@ -148,18 +160,28 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
             compare(state.policy, call * size, steps)
             began = time.perf_counter()
             following, metrics = jax.block_until_ready(train(state))
-            state, seconds = following, seconds + time.perf_counter() - began
             metrics = jax.tree.map(np.asarray, metrics)
+            failed = _first_not_finite(metrics)
+            if failed is not None:
+                folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
+                raise FloatingPointError(
+                    f"the loss of '{name}' is not finite in update {call * size + failed + 1}; take a "
+                    f"smaller --step-size or --max-gradient. The state after update {call * size}, the last "
+                    f"known to be good, is kept in {folder.path / saved}."
+                )
+            records, counted, spent = [], steps, seconds + time.perf_counter() - began
             for i in range(size):
                 at = jax.tree.map(lambda m: m[:, i], metrics)  # noqa: B023
-                steps += int(at.steps.sum())
-                record = {"event": "update", "memory": name, "update": call * size + i + 1}
-                spent = {"steps": steps // config.seeds, "seconds": seconds}  # so far, per seed
-                folder.append(at._asdict() | record | spent)
-            _refuse_nan(name, call * size + size, metrics)
+                counted += int(at.steps.sum())
+                so_far = {"steps": counted // config.seeds, "seconds": spent}  # per seed
+                records.append(
+                    at._asdict() | {"event": "update", "memory": name, "update": call * size + i + 1} | so_far
+                )
+            folder.append(*records)
+            state, steps, seconds = following, counted, spent
             reward = float(metrics.reward[:, -1].mean())
             yield Progress(name, (call + 1) * size, calls * size, steps, seconds, compile_seconds, reward)
-            if time.perf_counter() - last_save > SAVE_SECONDS:
+            if time.perf_counter() - last_save > checkpoint_seconds:
                 folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
                 last_save = time.perf_counter()
     except (KeyboardInterrupt, GeneratorExit):
@@ -175,15 +197,14 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
             "parameters": _count(state.policy) // config.seeds,
         }
     )
-    folder.remove(saved)
 
 
-def _refuse_nan(name: str, update: int, metrics: ppo.Metrics) -> None:
-    if not np.isfinite([metrics.policy_loss, metrics.value_loss]).all():
-        raise FloatingPointError(
-            f"the loss of '{name}' is not finite at or before update {update}; take a smaller "
-            "--step-size or --max-gradient. Earlier records stay."
-        )
+def _first_not_finite(metrics: ppo.Metrics) -> int | None:
+    """The first update of metrics (seed, update) in which any seed failed. A gradient that is NaN counts:
+    it has spoilt the parameters, though their loss comes only with the next update."""
+    good = np.isfinite(metrics.policy_loss) & np.isfinite(metrics.value_loss) & ~np.isnan(metrics.gradient)
+    failed = np.flatnonzero(~good.all(axis=0))
+    return int(failed[0]) if len(failed) else None
 
 
 def _count(policy: ActorCritic) -> int:

@@ -1,16 +1,25 @@
 """The run folder on disk. Nothing that is loaded from it can execute code: JSON and plain arrays only.
 
+A file is written under another name, forced to the disk and renamed, so that a crash, a kill or a full disk
+leaves the file that was there before. One process at a time may write: it holds a lock that the system drops
+with the process. (A checkpoint is one file of plain arrays, so no checkpointing library is needed.)
+
 config.json              written first: what is run, every default spelled out, versions, machine
 records.jsonl            one line per event, appended as it happens
 params/<memory>.eqx      the trained policies (leading axis: seeds), arrays in NumPy's format
-state/<memory>.eqx       the unfinished training state of an interrupted memory
+state/<memory>.eqx       the checkpoint of a memory in training
+lock                     the process that is writing, if it is alive
 episodes/<memory>.npz    one evaluation episode
 """
 
+import fcntl
 import io
 import json
 import os
 import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -66,24 +75,100 @@ class Folder:
         return cls(path)
 
     def config(self) -> RunConfig:
-        return from_dict(json.loads((self.path / "config.json").read_text())["config"])
+        """What is run. Raises FolderError if it was written by another version, or would import a module."""
+        try:
+            config = from_dict(json.loads((self.path / "config.json").read_text())["config"])
+        except (TypeError, KeyError) as error:
+            raise FolderError(f"{self.path / 'config.json'} does not fit this version: {error}") from error
+        kind, _, rest = config.world.partition(":")
+        module, colon, _ = rest.partition(":")
+        if kind == "gym" and colon and module.partition(".")[0] not in sys.modules:
+            raise FolderError(
+                f"{self.path} asks for '{config.world}', and a folder may not decide what code is loaded; "
+                f"if you trust {module}, import it in Python first"
+            )
+        return config
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one process that writes here. Raises FolderError naming the one that is.
+
+        The system drops the lock when its process ends, however it ends; the file stays and means nothing."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise self._refused("lock", error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.read(descriptor, 100).decode().strip() or "that is just starting"
+                raise FolderError(
+                    f"{self.path} is in use by process {holder}; wait for it or end it"
+                ) from error
+            except OSError as error:
+                raise self._refused("lock", error) from error
+            try:
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} on {platform.node()}\n".encode())
+            except OSError as error:
+                raise self._refused("lock", error) from error
+            yield
+        finally:
+            os.close(descriptor)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole or not at all."""
+        """Write a file whole or not at all; when this returns it is on the disk."""
         target = self.path / name
         part = target.with_name(f".{target.name}.part")
-        part.write_bytes(content)
-        os.replace(part, target)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+            directory = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)  # the new name, too
+            finally:
+                os.close(directory)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise self._refused(name, error) from error
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Append one record. A line cut short by a crash is closed first, so that it spoils itself only."""
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append records; when this returns they are on the disk. A line cut short by a crash is closed
+        first, so that it spoils itself only."""
+        lines = "".join(json.dumps(_plain(record), allow_nan=False) + "\n" for record in records)
+        try:
+            with (self.path / "records.jsonl").open("ab+") as file:
+                if file.tell() > 0:
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
+                file.write(lines.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._refused("records.jsonl", error) from error
+
+    def rewind(self, memory: str, update: int) -> None:
+        """Forget what was recorded of a memory after its checkpoint at ``update``, which will be done
+        again."""
         path = self.path / "records.jsonl"
-        with path.open("ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write((json.dumps(_plain(record), allow_nan=False) + "\n").encode())
+        kept = "".join(
+            json.dumps(record) + "\n"
+            for record in self.records()
+            if record["memory"] != memory or record.get("update", update + 1) <= update  # a result has none
+        ).encode()
+        if path.exists() and path.read_bytes() != kept:
+            self.write("records.jsonl", kept)
+
+    def _refused(self, name: str, error: OSError) -> FolderError:
+        return FolderError(
+            f"cannot write {self.path / name} ({error.strerror}). What was there before is kept: make room, "
+            f"then `linmem run --resume {self.path}` goes on from the last checkpoint"
+        )
 
     def records(self) -> list[dict[str, Any]]:
         path = self.path / "records.jsonl"

@@ -11,7 +11,7 @@ from .config import RunConfig
 from .store import Folder
 
 
-def watch(config: RunConfig, folder: Folder) -> bool:
+def watch(config: RunConfig, folder: Folder, checkpoint_seconds: float = run.CHECKPOINT_SECONDS) -> bool:
     """Run ``config`` with live progress;
     False if it was interrupted (its folder then says how far it came)."""
     console = Console()
@@ -37,11 +37,11 @@ def watch(config: RunConfig, folder: Folder) -> bool:
                 name: bars.add_task(name, total=config.updates, start=False, note="waiting")
                 for name in config.memory
             }
-            for event in run.run(config, folder):
+            for event in run.run(config, folder, checkpoint_seconds):
                 _show(bars, tasks[event.memory], event)
     except KeyboardInterrupt:
         console.print(
-            f"\ninterrupted; what was done is kept in {folder.path}. The same command goes on from there.",
+            f"\ninterrupted; `linmem run --resume {folder.path}` goes on from there.",
             soft_wrap=True,
         )
         return False

@@ -17,14 +17,12 @@ each free place is equally likely.
 Source: S. Morad et al., "POPGym", 2023, arXiv:2303.01859, and the package `popgym`.
 """
 
-from functools import cache
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from .base import AbstractWorld, Outcome
 from .levels import at_level
@@ -56,12 +54,13 @@ class Battleship(AbstractWorld):
         return Sea(ship, jnp.zeros_like(ship), jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32)
 
     def init(self, key):
-        board = jnp.zeros(self.size**2, bool)
-        for length, k in zip(self.ships, jax.random.split(key, len(self.ships)), strict=True):
-            places = jnp.asarray(_places(self.size, length))
-            free = ~(places & board).any(axis=1)
-            board |= places[jax.random.categorical(k, jnp.where(free, 0.0, -jnp.inf))]
-        return self.begin(board)
+        # A line of tiles is one integer, a bit for each tile: rows, then columns. All copies begin an episode
+        # in every step of a rollout, whether it is used or not, so this must not cost more than a step.
+        lines = jnp.zeros(2 * self.size, jnp.uint32)
+        for length, chance in zip(self.ships, jax.random.uniform(key, (len(self.ships),)), strict=True):
+            lines = _place(lines, self.size, length, chance)
+        tiles = (lines[: self.size, None] >> jnp.arange(self.size, dtype=jnp.uint32)) & 1
+        return self.begin(tiles.ravel() > 0)
 
     def step(self, key, state, action):
         tiles, ship_tiles = self.size**2, sum(self.ships)
@@ -72,16 +71,31 @@ class Battleship(AbstractWorld):
         return state, Outcome(hit.astype(jnp.int32), reward, sunk, (state.t >= tiles) & ~sunk)
 
 
-@cache
-def _places(size: int, length: int) -> np.ndarray:
-    """Every way a ship can lie, as tiles: (places, size * size)."""
-    boards = []
-    for line in range(size):
-        for start in range(size - length + 1):
-            board = np.zeros((size, size), bool)
-            board[line, start : start + length] = True
-            boards += [board.ravel(), board.T.ravel()]
-    return np.stack(boards)
+def _place(
+    lines: UInt32[Array, " two_sizes"], size: int, length: int, chance: Float[Array, ""]
+) -> UInt32[Array, " two_sizes"]:
+    """Lay a ship on the free place whose rank is ``chance`` in [0, 1): bit b of line i is a tile, line i
+    a row, line size + i a column."""
+    blocked = jnp.zeros_like(lines)
+    for i in range(length):
+        blocked |= lines >> i
+    free = ~blocked & ((1 << (size - length + 1)) - 1)  # bit b: a ship that begins there fits
+    upto = jnp.cumsum(jax.lax.population_count(free).astype(jnp.int32))
+    rank = jnp.floor(chance * upto[-1]).astype(jnp.int32)
+    line = jnp.sum(upto <= rank)
+    chosen = jnp.arange(2 * size) == line
+    starts = jnp.sum(jnp.where(chosen, free, 0), dtype=jnp.uint32)
+    later = jnp.sum(jnp.where(chosen, upto, 0)) - rank - 1  # free places after it in its line
+    before = jax.lax.population_count(starts).astype(jnp.int32) - 1 - later
+    for i in range(size - length):
+        starts = jnp.where(i < before, starts & (starts - 1), starts)  # drops the lowest bit
+    ship = (starts & (~starts + 1)) * ((1 << length) - 1)
+    # Its tiles in the lines that cross it: one bit in each.
+    place = jnp.arange(2 * size, dtype=jnp.uint32)
+    crossing = (place >= size) == (line < size)
+    number = line.astype(jnp.uint32) % size
+    across = ((ship >> (place % size)) & 1) << number
+    return lines | jnp.where(chosen, ship, 0) | jnp.where(crossing, across, 0)
 
 
 class Field(NamedTuple):
@@ -110,8 +124,15 @@ class MineSweeper(AbstractWorld):
         return Field(mine, jnp.zeros_like(mine), jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32)
 
     def init(self, key):
-        chosen = jax.random.choice(key, self.size**2, (self.mines,), replace=False)
-        return self.begin(jnp.zeros(self.size**2, bool).at[chosen].set(True))
+        # Floyd's draw of distinct tiles (Bentley 1987, Programming Pearls, CACM 30(9)): no sorting, because
+        # all copies begin an episode in every step of a rollout, whether it is used or not.
+        tiles = self.size**2
+        chances = jax.random.uniform(key, (self.mines,))
+        board = jnp.zeros(tiles, bool)
+        for last, chance in zip(range(tiles - self.mines, tiles), chances, strict=True):
+            drawn = jnp.arange(tiles) == jnp.floor(chance * (last + 1)).astype(jnp.int32)
+            board |= jnp.where((board & drawn).any(), jnp.arange(tiles) == last, drawn)
+        return self.begin(board)
 
     def step(self, key, state, action):
         safe = self.size**2 - self.mines
