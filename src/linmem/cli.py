@@ -254,8 +254,8 @@ def analyse(model: Positional[str]) -> int:
             distributions in rows; with `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the
             controlled case.
     """
-    from .measures.certificates import analyse as certify
-    from .worlds import WORLDS, resolve
+    from .certificates import analyse as certify
+    from .worlds import resolve
     from .worlds.model_files import is_model_name, read_model
 
     if model.endswith(".npz"):
@@ -264,7 +264,6 @@ def analyse(model: Positional[str]) -> int:
     if is_model_name(model):
         print(certify(read_model(model).dense()))
         return 0
-    tables = WORLDS[model].make().tables()
     tables = resolve(model).make().tables()
     if tables is None:
         raise UsageError(f"world '{model}' has no tables to analyse; name a finite one or a .npz file")
@@ -310,8 +309,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     return {
         "bench": (
             "Measure speed on this machine.",
-            {"scan": "bench_scan", "train": "bench_train", "solve": "bench_solve"},
-            {"act": "bench_act", "scan": "bench_scan", "train": "bench_train"},
+            {"act": "bench_act", "scan": "bench_scan", "solve": "bench_solve", "train": "bench_train"},
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
@@ -326,8 +324,9 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "s4": "s4_kernel",
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
+                "action-controlled": "action_controlled",
+                "delta": "delta",
             },
-            {"two-state": "two_state", "action-controlled": "action_controlled", "delta": "delta"},
         ),
     }
 

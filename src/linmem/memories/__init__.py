@@ -25,7 +25,7 @@ from .filter_bank import FilterBank
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
-from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter, from_model
 from .lru import LRU
 from .lssl import LSSL
 from .none import NoMemory
@@ -76,6 +76,7 @@ __all__ = [
     "StateOffset",
     "Trace",
     "Viterbi",
+    "from_model",
     "identity",
     "random_deep_alf",
     "viterbi_path",
@@ -141,6 +142,10 @@ def _belief(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemor
 
 def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     return Belief(_tables(world, "belief_logits"), readout=identity)
+
+
+def _auto(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return from_model(_tables(world, "auto"))
 
 
 def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -220,6 +225,7 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
+MEMORIES.add("auto", _auto, "the filter that `linmem analyse` recommends for the model", "this library")
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
 MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
 MEMORIES.add(
