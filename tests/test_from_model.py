@@ -1,4 +1,4 @@
-"""``from_model`` picks the filter that a model's transitions allow, and loses nothing of Bayes where that is exact."""
+"""``from_model`` picks the filter that a model's transitions allow: Bayes' where that is promised."""
 
 import jax.numpy as jnp
 import numpy as np
