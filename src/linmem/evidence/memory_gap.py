@@ -40,11 +40,11 @@ MEMORIES = ("belief", "s5", "gru", "lru", "deep_alf_random", "none")
 SURE = 4.0  # standard errors of playing; one in thirty thousand by chance
 LEAST_PROBLEMS, LEAST_MEMORIES = 10, 6
 
-REMARKS = (
-    "J: discounted return from the start belief, mean over seeds with its 95% interval (bootstrap over seeds, "
-    "no narrower than the error of playing).",
-    "share: (J - J_reactive) / (J* - J_reactive); a range where J* is known between bounds only; in brackets "
-    "the same with the interval of J.",
+REMARKS: tuple[str, ...] = (
+    "J: discounted return from the start belief, mean over seeds with its 95% interval (bootstrap over "
+    "seeds, no narrower than the error of playing).",
+    "share: (J - J_reactive) / (J* - J_reactive); a range where J* is known between bounds only; in "
+    "brackets the same with the interval of J.",
 )
 
 
@@ -65,7 +65,7 @@ def gap(
     found = memory_gap(problem, memory, seeds, steps, time, episodes, seed, out, console, command)
     if found is None:
         return 130
-    reactive, remarks = found.references.reactive, list(REMARKS)
+    reactive, remarks = found.references.reactive, [*REMARKS]
     remarks.append(
         f"J_reactive = {reactive.value:.6g} (best deterministic {reactive.deterministic:.6g}, none above "
         f"{reactive.deterministic_upper:.6g}; best stochastic found {reactive.stochastic:.6g}); J* in "

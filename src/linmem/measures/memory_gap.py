@@ -2,11 +2,11 @@
 
     share = (J - J_reactive) / (J* - J_reactive)
 
-| symbol     | what it is                                       | how it is known                               |
-|------------|--------------------------------------------------|-----------------------------------------------|
-| J          | the agent's expected discounted return           | Monte-Carlo, with its standard error          |
-| J_reactive | of the best policy of the last observation alone | exact value of the best policy that was found |
-| J*         | of the best policy of the whole history          | between the bounds of the point-based solver  |
+| symbol     | what it is                               | how it is known                               |
+|------------|------------------------------------------|-----------------------------------------------|
+| J          | the agent's expected discounted return   | Monte-Carlo, with its standard error          |
+| J_reactive | the best that reacts to one observation  | exact value of the best policy that was found |
+| J*         | the best of all policies                 | between the bounds of the point-based solver  |
 
 All three begin at the model's start belief, discount as the model says, and see a uniformly random first
 observation, which says nothing (``SparsePOMDP.dense``). The agent samples its actions as it was trained to,
@@ -40,7 +40,7 @@ NEGLIGIBLE = 1e-5
 """The discount of the last step that is played."""
 
 WORTH = 1e-3
-"""Memory is worth nothing where J* - J_reactive is surely below this share of the larger of the two in size."""
+"""Memory is worth nothing where J* - J_reactive is surely below this share of the larger one in size."""
 
 Z = 1.959964  # of a 95% interval
 
