@@ -1,5 +1,6 @@
 """``from_model`` picks the filter that a model's transitions allow: Bayes' where that is promised."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -109,5 +110,5 @@ def test_rows_that_miss_1_by_rounding_are_still_sure_moves():
 
 
 def test_memory_auto_is_the_chosen_filter_of_the_worlds_tables():
-    memory = MEMORIES["auto"].make(TableWorld(model(MERGING)), 8, None)
+    memory = MEMORIES["auto"].make(TableWorld(model(MERGING)), 8, jax.random.key(0))
     assert type(memory) is InitialStateFilter

@@ -113,7 +113,7 @@ def by_observation(actions):
     return eqx.tree_at(lambda policy: policy.actor.logits, agents, jnp.log(jnp.asarray(actions)))
 
 
-def played(policy, seeds=1, episodes=8000):
+def played(policy, seeds=1, episodes=4000):
     model = small()
     steps = horizon(model.discount)
     keys = jax.random.split(jax.random.key(1), seeds)
@@ -183,17 +183,17 @@ def test_the_share_covers_every_optimal_value_between_the_bounds_and_every_retur
 
 
 def test_where_the_best_may_be_reactive_the_share_has_no_finite_bound():
-    assert share(Estimate(0.5, 0, 0.4, 0.6), 0.2, 0.1, 1.2).most == math.inf
-    assert share(Estimate(0.1, 0, 0.0, 0.15), 0.2, 0.1, 1.2).least == -math.inf
+    assert share(Estimate(0.5, 0.0, 0.4, 0.6), 0.2, 0.1, 1.2).most == math.inf
+    assert share(Estimate(0.1, 0.0, 0.0, 0.15), 0.2, 0.1, 1.2).least == -math.inf
 
 
 def test_there_is_no_share_where_memory_is_worth_nothing():
-    assert all(map(math.isnan, share(Estimate(0.9, 0, 0.8, 1.0), 1.0, 1.0, 1.0 + 1e-6)))
+    assert all(map(math.isnan, share(Estimate(0.9, 0.0, 0.8, 1.0), 1.0, 1.0, 1.0 + 1e-6)))
 
 
 def test_bounds_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match="lower one is larger"):
-        share(Estimate(0, 0, 0, 0), -1, 1.0, 0.9)
+        share(Estimate(0.0, 0.0, 0.0, 0.0), -1.0, 1.0, 0.9)
 
 
 def test_the_interval_is_never_narrower_than_the_error_of_playing():
