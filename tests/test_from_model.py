@@ -20,7 +20,7 @@ from linmem.worlds import TableWorld
 
 PERMUTATIONS = np.eye(3)[[[1, 2, 0], [0, 2, 1]]]
 MERGING = np.eye(3)[[[1, 2, 2], [0, 2, 1]]]
-NEAR = 0.98 * PERMUTATIONS + 0.02 / 3
+NEAR = (1 - 3e-5) * PERMUTATIONS + 1e-5
 SPREAD = np.full((2, 3, 3), 1 / 3)
 KINDS = [
     (PERMUTATIONS, ExactLinearFilter),
@@ -88,8 +88,15 @@ def test_an_impossible_observation_keeps_the_exact_filters_and_forbids_the_adapt
     assert type(from_model(model(transition, zero=True))) is kind
 
 
+def test_a_certificate_that_promises_nothing_gets_the_belief():
+    loose = model(0.7 * PERMUTATIONS + 0.1)
+    found = analyse(loose)
+    assert found.recommended.filter == "adaptive linear" and found.certificates[0].vacuous
+    assert type(from_model(loose)) is Belief
+
+
 def test_a_transient_state_with_an_impossible_observation_gets_the_belief_though_the_theorem_holds():
-    transition = 0.98 * np.eye(3)[[[0, 2, 0]]] + 0.02 / 3  # one action; state 0 is the only recurrent one
+    transition = (1 - 3e-5) * np.eye(3)[[[0, 2, 0]]] + 1e-5  # one action; state 0 is the only recurrent one
     one = model(transition, zero=True)
     assert analyse(one).recommended.filter == "adaptive linear"
     assert type(from_model(one)) is Belief

@@ -186,6 +186,5 @@ def share(of: Estimate, reactive: float, lower: float, upper: float) -> Share:
         corners = [quotient(gain, best) for gain in (gain_low, gain_high) for best in (lower, upper)]
         return min(corners), max(corners)
 
-    lower = max(lower, reactive)
     gain = of.mean - reactive
     return Share(*ends(gain, gain), *ends(of.low - reactive, of.high - reactive))

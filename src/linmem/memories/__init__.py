@@ -225,7 +225,9 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
-MEMORIES.add("auto", _auto, "the filter that `linmem analyse` recommends for the model", "this library")
+MEMORIES.add(
+    "auto", _auto, "the cheapest filter that theory allows for the model, or the belief", "this library"
+)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
 MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
 MEMORIES.add(

@@ -270,7 +270,7 @@ class InitialStateFilter(AbstractMemory):
 
 
 def from_model(model: POMDP) -> ExactLinearFilter | InitialStateFilter | AdaptiveLinearFilter | Belief:
-    """The cheapest filter that the theory allows for this model: what ``analyse`` recommends.
+    """The cheapest filter that loses nothing, or no more than a theorem says: after ``analyse``.
 
     | every transition is                  | filter               | features           |
     |--------------------------------------|----------------------|--------------------|
@@ -279,20 +279,22 @@ def from_model(model: POMDP) -> ExactLinearFilter | InitialStateFilter | Adaptiv
     | nearly deterministic and certified   | AdaptiveLinearFilter | logits, near Bayes |
     | anything else                        | Belief               | the belief         |
 
-    The adaptive filter takes the certificate's delta. The certificate asks for positive emissions of the
-    recurrent states only, the filter for all, the first observation's law too: where one is 0, the belief is
-    taken.
+    The adaptive filter takes the certificate's delta. Where the certificate is vacuous, its delta promises
+    nothing; and where an emission is 0, also of a transient state or of the first observation's law, the
+    filter cannot be made. The belief is taken then.
     """
     model = _normalised(model)
-    recommended = analyse(model).recommended
-    match recommended.filter:
+    found = analyse(model)
+    match found.recommended.filter:
         case "exact linear":
             return ExactLinearFilter(model)
         case "initial-state":
             return InitialStateFilter(model)
         case "adaptive linear" if (model.emission > 0).all() and (model.initial_emission > 0).all():
-            assert recommended.delta is not None
-            return AdaptiveLinearFilter(model, recommended.delta)
+            delta = found.recommended.delta
+            for certificate in found.certificates:
+                if delta is not None and certificate.delta == delta and not certificate.vacuous:
+                    return AdaptiveLinearFilter(model, delta)
     return Belief(model)
 
 
