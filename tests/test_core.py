@@ -298,3 +298,32 @@ def test_unknown_names_list_the_known_ones_and_suggest_the_nearest():
     registry.add("pear", object, "", "")
     with pytest.raises(UnknownName, match=r"unknown fruit 'aple'; did you mean 'apple'. known: apple, pear"):
         registry["aple"]
+
+
+def fruit(colour="red", size=3, ripe=False, weights=(1.0, 2.0), hidden=None):
+    return colour, size, ripe, weights, hidden
+
+
+def test_options_in_a_name_reach_the_maker_with_the_types_of_its_defaults():
+    registry = Registry("fruit")
+    registry.add("apple", fruit, "", "")
+    assert registry["apple"].make() == ("red", 3, False, (1.0, 2.0), None)
+    entry = registry["apple@colour=green@size=4@ripe=True@weights=3"]
+    assert entry.make() == ("green", 4, True, (3.0,), None) and type(entry.make()[3][0]) is float
+    assert entry.name == "apple@colour=green@size=4@ripe=True@weights=3"
+
+
+def test_a_wrong_option_names_the_known_ones_and_a_wrong_value_shows_a_right_one():
+    registry = Registry("fruit")
+    registry.add("apple", fruit, "", "")
+    for name, message in {
+        "apple@color=green": r"fruit 'apple' has no option 'color'; did you mean 'colour=red'",
+        "apple@hidden=2": r"no option 'hidden'; .*known: colour=red, size=3, ripe=False, weights=1.0,2.0$",
+        "apple@size=big": r"option size is 'big'; write it as in size=3",
+        "apple@size": r"option size is ''; write it as in size=3",
+        "apple@ripe=1": r"option ripe is '1'; write it as in ripe=False",
+        "apple@weights=1,x": r"option weights is '1,x'; write it as in weights=1.0,2.0",
+        "apple@size=1@size=2": r"has option 'size' twice",
+    }.items():
+        with pytest.raises((UnknownName, ValueError), match=message):
+            registry[name]

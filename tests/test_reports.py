@@ -20,6 +20,7 @@ from linmem.reports import (
     show,
     summary,
     summary_table,
+    theory,
     to_html,
     to_rich,
     write_page,
@@ -331,3 +332,50 @@ def test_a_page_of_ones_own_is_made_from_the_same_pieces(tmp_path):
     page = Page(write_page(tmp_path / "own.html", "My page", sections))
     assert [len(page.all(tag)) for tag in ("h2", "table", "img", "details")] == [3, 1, 1, 1]
     assert "a < b" in page.text and "First.Second." in page.text
+
+
+# --- snapshots ----------------------------------------------------------------------------------------------
+
+
+def snapshot_record(update, distance, angle=0.25):
+    modes = 0.9 * np.exp(1j * np.array([[0.0, 1.0, 2.0]]))
+    spectrum = {"real": modes.real.tolist(), "imaginary": modes.imag.tolist()}
+    return {
+        "event": "snapshot",
+        "memory": "s5",
+        "update": update,
+        "steps": 100 * update,
+        "decoding_error": [0.3, 0.3, 0.4],
+        "bayes_error": [0.2, 0.2, 0.2],
+        "total_variation": [distance] * 3,
+        "eigenvalues": [spectrum] * 3,
+        "theory": spectrum,
+        "recommended_delta": 0.02,
+        "angular_distance": [angle] * 3,
+        "chance_distance": 0.5,
+    }
+
+
+def with_snapshots(folder, records):
+    with (folder / "records.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    return read_run(folder)
+
+
+def test_snapshots_are_shown_as_distance_modes_and_spectra(tmp_path):
+    run = with_snapshots(write_run(tmp_path), [snapshot_record(0, 0.5), snapshot_record(5, 0.1)])
+    assert theory.excess_error_of(run.snapshots["s5"][0]) == pytest.approx([0.1, 0.1, 0.2])
+    assert theory.forgetting_of(run.snapshots["s5"][0]) == pytest.approx([0.1] * 3)
+    page = write_report(tmp_path).read_text()
+    for said in ("s5 from 0.500 to 0.100", "recommended 0.0200", "chance for s5 0.500", "s5 0.250 rad"):
+        assert said in page
+
+
+def test_a_snapshot_taken_again_after_an_interruption_replaces_the_first(tmp_path):
+    run = with_snapshots(write_run(tmp_path), [snapshot_record(0, 0.5), snapshot_record(0, 0.4)])
+    assert [record["total_variation"][0] for record in run.snapshots["s5"]] == [0.4]
+
+
+def test_without_snapshots_a_report_has_no_sections_for_them(tmp_path):
+    page = write_report(write_run(tmp_path)).read_text()
+    assert "Nearer to the belief" not in page and "Spectra" not in page

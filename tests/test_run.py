@@ -109,6 +109,14 @@ def test_the_belief_decodes_itself_without_distance(finished):
     assert 0 < rows["belief"].decoding_error.mean < rows["none"].decoding_error.mean
 
 
+def test_a_setting_that_cannot_be_is_said_before_anything_is_trained(tmp_path):
+    config = RunConfig(**{**TINY.__dict__, "memory": ("none", "alf@readout=softmx")})
+    folder = Folder.create(tmp_path, config, "a test")
+    with pytest.raises(KeyError, match="unknown readout 'softmx'"):
+        next(runs.run(config, folder))
+    assert folder.records() == []
+
+
 def test_an_unwritable_folder_is_said_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FolderError, match=r"cannot write to .* choose a folder with --out"):

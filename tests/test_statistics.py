@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from linmem.measures.statistics import Interval, bootstrap_mean, recovered_fraction, wilson_interval
+from linmem.measures.statistics import (
+    Interval,
+    bootstrap_mean,
+    difference,
+    recovered_fraction,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
@@ -97,3 +103,17 @@ def test_recovered_fraction_is_undefined_without_a_gain():
 def test_recovered_fraction_of_single_seeds_has_no_interval():
     fraction, low, high = recovered_fraction([0.5], [1.0], [0.0])
     assert fraction == 0.5 and np.isnan(low) and np.isnan(high)
+
+
+def test_the_interval_of_a_difference_is_welchs():
+    a, b = np.array([1.0, 2.0, 4.0, 3.5]), np.array([0.5, 0.7, 0.2])
+    va, vb = a.var(ddof=1) / 4, b.var(ddof=1) / 3
+    freedom = (va + vb) ** 2 / (va**2 / 3 + vb**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * (va + vb) ** 0.5
+    gap = a.mean() - b.mean()
+    np.testing.assert_allclose(difference(a, b), (gap, gap - half, gap + half))
+
+
+def test_one_value_gives_a_difference_without_ends():
+    mean, low, high = difference([1.0], [0.5, 0.6])
+    assert mean == pytest.approx(0.45) and np.isnan([low, high]).all()

@@ -38,6 +38,7 @@ from .memories import (
     Viterbi,
     viterbi_path,
 )
+from .tasks import TASKS
 from .worlds import HMM, POMDP, WORLDS, RingWorld
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "MEMORIES",
     "POMDP",
     "S5",
+    "TASKS",
     "WORLDS",
     "AbstractLinearMemory",
     "AbstractMemory",

@@ -156,16 +156,18 @@ def _report(path: Path) -> None:
 
 @app.command(name="list")
 def list_() -> int:
-    """Name the worlds, memories and agents, with one line and the source of each."""
+    """Name the worlds, memories, tasks and agents, with one line and the source of each."""
     from rich.console import Console
     from rich.table import Table
 
     from .agents import AGENTS
     from .memories import MEMORIES
+    from .tasks import TASKS
     from .worlds import WORLDS
 
     console = Console()
-    for registry, plural in ((WORLDS, "worlds"), (MEMORIES, "memories"), (AGENTS, "agents")):
+    registries = {"worlds": WORLDS, "memories": MEMORIES, "tasks": TASKS, "agents": AGENTS}
+    for plural, registry in registries.items():
         table = Table(title=plural, title_justify="left", box=None, pad_edge=False, title_style="bold")
         for column in ("name", "what it is", "source"):
             table.add_column(column)
@@ -342,12 +344,27 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
     return {
         "bench": (
             "Measure speed on this machine.",
-            {"act": "bench_act", "scan": "bench_scan", "solve": "bench_solve", "train": "bench_train"},
+            {
+                "act": "bench_act",
+                "kernels": "bench_kernels",
+                "numerics": "bench_numerics",
+                "scan": "bench_scan",
+                "solve": "bench_solve",
+                "train": "bench_train",
+            },
         ),
         "reproduce": (
             "Repeat an experiment; exit code 1 if a stated result does not hold.",
             {
                 "two-state": "two_state",
+                "action-controlled": "action_controlled",
+                "delta": "delta",
+                "state-tracking": "state_tracking",
+                "parity-rl": "parity_rl",
+                "dynamics-tokens": "dynamics_tokens",
+                "signature": "signature",
+                "ringworld": "ringworld",
+                "ringworld-choices": "ringworld_choices",
                 "hippo-prophecy": "hippo_prophecy",
                 "stu": "stu",
                 "space-time": "space_time",
@@ -357,8 +374,6 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "s4": "s4_kernel",
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
-                "action-controlled": "action_controlled",
-                "delta": "delta",
                 "memory-gap": "memory_gap",
             },
         ),

@@ -24,10 +24,10 @@ class RunConfig:
     """Train one agent per memory and seed on one world; the agents differ in their memory only."""
 
     world: str = "ringworld"
-    """the world (see `linmem list`), gymnax:ID or gym:ID of those libraries, or a .POMDP or POMDPX file,
-    whose discount then holds"""
+    """the world (see `linmem list`), with options as in ringworld@slip=other@sharpness=1.35; or gymnax:ID or
+    gym:ID of those libraries; or a .POMDP or POMDPX file, whose discount then holds"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
-    """the memories, one after another (see `linmem list`)"""
+    """the memories, one after another (see `linmem list`), with options as in alf@delta=0.1"""
     agent: str = "ppo"
     """the learner (see `linmem list`)"""
     seeds: int = 4
@@ -40,6 +40,8 @@ class RunConfig:
     """copies of the world that the trained agents are evaluated on"""
     evaluation_steps: int = 500
     """steps of each copy"""
+    snapshots: int = 0
+    """how often, evenly over training, each memory is compared with belief and theory (some seconds each)"""
     ppo: PPOConfig = field(default_factory=lambda: RINGWORLD_PPO)
     """settings of the learner"""
 
@@ -52,6 +54,8 @@ class RunConfig:
             raise ValueError("memory is empty; name at least one")
         if len(set(self.memory)) < len(self.memory):
             raise ValueError(f"memory names one twice: {' '.join(self.memory)}")
+        if self.snapshots < 0:
+            raise ValueError(f"snapshots is {self.snapshots}; it is a number of times, 0 for none")
         for name in ("seeds", "steps", "evaluation_actors", "evaluation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

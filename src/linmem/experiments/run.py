@@ -6,7 +6,7 @@ stopped at any moment: the present memory's training state is saved, and the sam
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,7 +22,9 @@ from ..measures.decoding import decode
 from ..memories import MEMORIES
 from ..worlds import resolve
 from ..worlds.base import AbstractHostWorld, AbstractWorld
+from . import snapshot
 from .config import RunConfig
+from .snapshot import one_seed
 from .store import Folder
 
 CHUNKS = 80  # progress is shown, and a run can be stopped, about this many times per memory
@@ -72,10 +74,18 @@ def chunking(updates: int) -> tuple[int, int]:
 def run(config: RunConfig, folder: Folder) -> Iterator[Event]:
     """Do what of ``config`` is not yet done in ``folder``."""
     done = folder.finished()
+    _refuse_options(config, set(config.memory) - done)
     for name in config.memory:
         if name not in done:
             yield from _train(config, folder, name)
         yield Finished(name, now=name not in done)
+
+
+def _refuse_options(config: RunConfig, memories: set[str]) -> None:
+    """Raise now, not after hours of training the others, if a memory's options cannot be."""
+    for name in (name for name in memories if "@" in name):
+        world, make = resolve(config.world).make(), MEMORIES[name].make
+        eqx.filter_eval_shape(lambda key: make(world, config.ppo.memory_size, key), jax.random.key(0))  # noqa: B023
 
 
 def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lowered, Key[Array, " seeds"]]:
@@ -123,8 +133,19 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
     compile_seconds = time.perf_counter() - began
     seconds, last_save = float(before), time.perf_counter()
     steps = int(steps)
+    roll, model = roller(world, config.evaluation_actors, config.evaluation_steps), world.tables()
+    due = snapshot.due(config, folder, name, size, calls)
+
+    def compare(policy: ActorCritic, update: int, steps: int) -> None:
+        if model is not None and update in due:
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.seeds)
+            found = snapshot.compare(policy, model, roll(policy, keys))
+            at = {"update": update, "steps": steps // config.seeds}
+            folder.append({"event": "snapshot", "memory": name} | at | found)
+
     try:
         for call in range(first_call, calls):
+            compare(state.policy, call * size, steps)
             began = time.perf_counter()
             following, metrics = jax.block_until_ready(train(state))
             state, seconds = following, seconds + time.perf_counter() - began
@@ -145,8 +166,9 @@ def _train(config: RunConfig, folder: Folder, name: str) -> Iterator[Event]:
         folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
         raise
     folder.save_tree(f"params/{name}.eqx", state.policy)
+    compare(state.policy, calls * size, steps)
     folder.append(
-        _evaluate(config, folder, name, world, state.policy)
+        _evaluate(config, folder, name, world, roll, state.policy)
         | {
             "steps_per_second": steps / seconds,
             "compile_seconds": compile_seconds,
@@ -169,21 +191,22 @@ def _count(policy: ActorCritic) -> int:
 
 
 def _evaluate(
-    config: RunConfig, folder: Folder, name: str, world: AbstractWorld, policy: ActorCritic
+    config: RunConfig,
+    folder: Folder,
+    name: str,
+    world: AbstractWorld,
+    roll: "Roll",
+    policy: ActorCritic,
 ) -> dict[str, object]:
     """Fresh episodes of every seed's trained agent, acting as it was trained to (it samples its actions)."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds)
-    slots = episodes(world, policy, keys, config.evaluation_actors, config.evaluation_steps)
+    slots = roll(policy, jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds))
     acts = np.asarray(slots.acts)
     reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
     result: dict[str, object] = {"event": "result", "memory": name, "reward": reward}
     model = world.tables()
     if model is None:
         return result | {"decoding_error": None, "total_variation": None}
-    decoded = [
-        decode(jax.tree.map(lambda x: x[s], policy), model, jax.tree.map(lambda x: x[s], slots))  # noqa: B023
-        for s in range(config.seeds)
-    ]
+    decoded = [decode(one_seed(policy, s), model, one_seed(slots, s)) for s in range(config.seeds)]
     first = jax.tree.map(lambda x: np.asarray(x)[0][:, decoded[0].held_out][:, 0], slots)
     length = first_episode(first.start)
     folder.save_arrays(
@@ -206,19 +229,31 @@ def first_episode(starts: np.ndarray) -> int:
     return int(later[0]) + 1 if len(later) else len(starts)
 
 
+Roll = Callable[[ActorCritic, Key[Array, " seeds"]], Slot]
+
+
 def episodes(
     world: AbstractWorld, policy: ActorCritic, keys: Key[Array, " seeds"], actors: int, steps: int
 ) -> Slot:
     """Fresh episodes of all seeds' agents in ``actors`` copies: slots with leading axes (seed, time,
     actor)."""
+    return roller(world, actors, steps)(policy, keys)
+
+
+def roller(world: AbstractWorld, actors: int, steps: int) -> Roll:
+    """``episodes`` of one world, compiled at the first of its calls."""
     if isinstance(world, AbstractHostWorld):
-        rollout = host.Rollout(world, actors, steps)
-        blank = jax.vmap(lambda policy: host.blank(policy, world, actors))(policy)
-        return rollout.collect(policy, rollout.begin(blank, keys), keys)[1]
+        return lambda policy, keys: _host_episodes(world, policy, keys, actors, steps)
 
     def one(policy: ActorCritic, key: jax.Array) -> Slot:
         begin_key, act_key = jax.random.split(key)
         begun = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(begin_key, actors))
         return collect(policy, world, begun, act_key, steps)[1]
 
-    return jax.jit(jax.vmap(one))(policy, keys)
+    return jax.jit(jax.vmap(one))
+
+
+def _host_episodes(world, policy, keys, actors: int, steps: int) -> Slot:
+    rollout = host.Rollout(world, actors, steps)
+    blank = jax.vmap(lambda policy: host.blank(policy, world, actors))(policy)
+    return rollout.collect(policy, rollout.begin(blank, keys), keys)[1]

@@ -7,6 +7,8 @@ Sources
       arXiv:2108.13264: percentile bootstrap over seeds.
   E. C. Fieller, "Some problems in interval estimation", JRSS B 16 (1954): why a ratio has no finite interval
       when its denominator may be zero.
+  B. L. Welch, "The generalization of Student's problem when several different population variances are
+      involved", Biometrika 34 (1947): the interval for a difference of two means.
 """
 
 from collections.abc import Sequence
@@ -67,6 +69,24 @@ def bootstrap_mean(
     if np.ptp(values) == 0 and values.size > 1:
         return Interval(mean, mean, mean)
     return Interval(mean, *_percentile_bounds((values,), np.mean, confidence, resamples, seed))
+
+
+def difference(
+    values: ArrayLike | Sequence, others: ArrayLike | Sequence, confidence: float = 0.95
+) -> Interval:
+    """mean(values) - mean(others) of independent samples (S,), (S',), with Welch's t interval.
+
+    Unlike the bootstrap it is not too narrow for a handful of bell-shaped values. Fewer than two values on
+    either side tell nothing about spread: the ends are nan.
+    """
+    values, others = _sample(values, "values"), _sample(others, "others")
+    mean = float(values.mean() - others.mean())
+    if min(values.size, others.size) < 2:
+        return Interval(mean, np.nan, np.nan)
+    if np.ptp(values) == np.ptp(others) == 0:
+        return Interval(mean, mean, mean)
+    low, high = stats.ttest_ind(values, others, equal_var=False).confidence_interval(confidence)
+    return Interval(mean, float(low), float(high))
 
 
 def recovered_fraction(

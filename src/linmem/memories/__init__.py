@@ -16,25 +16,46 @@ from ..core.registry import Registry
 from ..worlds.base import AbstractWorld
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
-from .belief import Belief, Viterbi, identity, viterbi_path
-from .deep_alf import DeepALF, random_deep_alf
+from .belief import Belief, LogForward, Viterbi, identity, viterbi_path
+from .deep_alf import PARTS, DeepALF, random_deep_alf
+from .deltanet import DeltaNet
+from .deltaproduct import DeltaProduct
 from .diagonal import ptd
 from .dss import DSS
 from .ffm import FFM
 from .filter_bank import FilterBank
+from .fixed_point_rnn import FixedPointRNN
+from .gated_deltanet import GatedDeltaNet
+from .gla import GLA
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter, from_model
+from .longhorn import Longhorn
 from .lru import LRU
 from .lssl import LSSL
+from .mamba import Mamba
+from .mamba2 import Mamba2
+from .mlstm import MLSTM
 from .none import NoMemory
 from .prophecy import HippoProphecy
+from .readouts import named_readout
 from .rtf import RTF
+from .rwkv7 import RWKV7
 from .s4 import S4
 from .s4d import S4D
 from .s5 import S5
+from .s7 import S7
+from .sd_ssm import SDSSM
 from .self_tuning import SelfTuningFilter
+from .slice import (
+    BlockSLiCE,
+    ComplexSLiCE,
+    DiagonalSLiCE,
+    HadamardSLiCE,
+    LowRankSLiCE,
+    SparseSLiCE,
+)
 from .smr import StateMemoryReplay
 from .space_time import SpaceTime
 from .stack import Encoded, Features, Residual
@@ -46,32 +67,51 @@ __all__ = [
     "CONFORMING",
     "DSS",
     "FFM",
+    "GLA",
     "GRU",
     "GSS",
     "LRU",
     "LSSL",
     "MEMORIES",
+    "MLSTM",
     "RTF",
+    "RWKV7",
     "S4",
     "S4D",
     "S5",
+    "S7",
+    "SDSSM",
     "STU",
     "AbstractLinearMemory",
     "AbstractMemory",
     "AdaptiveLinearFilter",
     "Belief",
+    "BlockSLiCE",
+    "ComplexSLiCE",
     "DeepALF",
+    "DeltaNet",
+    "DeltaProduct",
+    "DiagonalSLiCE",
     "Encoded",
     "ExactLinearFilter",
     "Features",
     "FilterBank",
+    "FixedPointRNN",
+    "GatedDeltaNet",
+    "HadamardSLiCE",
     "HiSS",
     "HippoProphecy",
     "InitialStateFilter",
+    "LogForward",
+    "Longhorn",
+    "LowRankSLiCE",
+    "Mamba",
+    "Mamba2",
     "NoMemory",
     "Residual",
     "SelfTuningFilter",
     "SpaceTime",
+    "SparseSLiCE",
     "StateMemoryReplay",
     "StateOffset",
     "Trace",
@@ -91,6 +131,7 @@ CHANNEL_STATE = 16
 CONFORMING: list[type[AbstractMemory]] = [
     NoMemory,
     Belief,
+    LogForward,
     Viterbi,
     ExactLinearFilter,
     AdaptiveLinearFilter,
@@ -106,6 +147,24 @@ CONFORMING: list[type[AbstractMemory]] = [
     LSSL,
     LRU,
     GRU,
+    DiagonalSLiCE,
+    ComplexSLiCE,
+    BlockSLiCE,
+    LowRankSLiCE,
+    SparseSLiCE,
+    HadamardSLiCE,
+    SDSSM,
+    Mamba,
+    Longhorn,
+    S7,
+    FixedPointRNN,
+    Mamba2,
+    GLA,
+    MLSTM,
+    DeltaNet,
+    GatedDeltaNet,
+    DeltaProduct,
+    RWKV7,
     Encoded,
     Residual,
     FFM,
@@ -148,8 +207,14 @@ def _auto(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     return from_model(_tables(world, "auto"))
 
 
-def _alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    return AdaptiveLinearFilter(_tables(world, "alf"), ALF_DELTA)
+def _lof(world: AbstractWorld, size: int, key: PRNGKeyArray, readout: str = "logits") -> AbstractMemory:
+    return LogForward(_tables(world, "lof"), named_readout(readout))
+
+
+def _alf(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, delta: float = ALF_DELTA, readout: str = "logits"
+) -> AbstractMemory:
+    return AdaptiveLinearFilter(_tables(world, "alf"), delta, readout=named_readout(readout))
 
 
 def _alf_bank(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -160,11 +225,16 @@ def _alf_self_tuning(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abst
     return SelfTuningFilter(_tables(world, "alf_self_tuning"))
 
 
-def _deep_alf(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+def _deep_alf(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, random: str = "none", delta: float = ALF_DELTA
+) -> AbstractMemory:
+    """random: the parts that begin at random, with commas between; or none."""
     model = _tables(world, "deep_alf")
-    known = frozenset({"Lambda", "V", "E", "delta"})
+    drawn = frozenset() if random == "none" else frozenset(random.split(","))
+    if wrong := drawn - PARTS:
+        raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: {', '.join(sorted(PARTS))}")
     sizes = (model.n_states, model.n_actions, model.n_observations)
-    return random_deep_alf(*sizes, key=key, model=model, known=known, delta=ALF_DELTA)
+    return random_deep_alf(*sizes, key=key, model=model, known=PARTS - drawn, delta=delta)
 
 
 def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -178,9 +248,13 @@ def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: Abstrac
 
 
 def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block."""
+    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block.
 
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    ``hidden`` is a size of its own; 0 takes the learner's.
+    """
+
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
+        size = hidden or size
         in_key, memory_key, block_key = jax.random.split(key, 3)
         return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
 
@@ -190,7 +264,8 @@ def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
 def _layer(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
     """A maker from a layer (size, key) that brings its own norm and residual, or needs none: encoder only."""
 
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
+        size = hidden or size
         in_key, memory_key = jax.random.split(key)
         return _learned(world, size, in_key, layer(size, memory_key))
 
@@ -224,7 +299,8 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
-MEMORIES.add("belief_logits", _belief_logits, "the exact filter's raw logits", PAPER)
+MEMORIES.add("belief_logits", _belief_logits, "the exact filter's logits, the largest always 0", PAPER)
+MEMORIES.add("lof", _lof, "the exact filter's raw logits, falling without bound", PAPER)
 MEMORIES.add(
     "auto", _auto, "the cheapest filter that theory allows for the model, or the belief", "this library"
 )
@@ -283,7 +359,116 @@ MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, 
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
+MEMORIES.add(
+    "mamba",
+    _block(lambda size, key: Mamba(size, key=key)),
+    "selective diagonal state space, decays in [0, 1]",
+    "Gu and Dao 2023, arXiv:2312.00752",
+)
+MEMORIES.add(
+    "mamba_negative",
+    _block(lambda size, key: Mamba(size, negative_eigenvalues=True, key=key)),
+    "the same with decays in [-1, 1]",
+    "Grazzi et al. 2024, arXiv:2411.12537",
+)
+MEMORIES.add(
+    "longhorn",
+    _block(lambda size, key: Longhorn(size, key=key)),
+    "state as an online learner, updated in closed form",
+    "Liu et al. 2024, arXiv:2407.14207",
+)
+MEMORIES.add(
+    "s7",
+    _block(lambda size, key: S7(size, size, key=key)),
+    "selective S5 with a stable reparametrisation",
+    "Soydan et al. 2024, arXiv:2410.03464",
+)
+MEMORIES.add(
+    "sd_ssm",
+    _block(lambda size, key: SDSSM(size, size, key=key)),
+    "dense transitions mixed from a dictionary",
+    "Terzic et al. 2024, arXiv:2412.19350",
+)
+MEMORIES.add(
+    "fixed_point_rnn",
+    _block(lambda size, key: FixedPointRNN(size, size, key=key)),
+    "dense recurrence as fixed point of a diagonal one",
+    "Movahedi et al. 2025, arXiv:2503.10799",
+)
+_SLICE = "Walker et al. 2025, arXiv:2505.17761"
+MEMORIES.add(
+    "slice_diagonal",
+    _block(lambda size, key: DiagonalSLiCE(size, size, key=key)),
+    "linear controlled equation, diagonal",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_block",
+    _block(lambda size, key: BlockSLiCE(size, -(-size // 4) * 4, key=key)),
+    "the same with 4 x 4 blocks",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_low_rank",
+    _block(lambda size, key: LowRankSLiCE(size, size, key=key)),
+    "the same, diagonal plus low rank",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_sparse",
+    _block(lambda size, key: SparseSLiCE(size, size, min(4, size), key=key)),
+    "the same with 4 entries a row",
+    _SLICE,
+)
+MEMORIES.add(
+    "slice_hadamard",
+    _block(lambda size, key: HadamardSLiCE(size, 1 << (size - 1).bit_length(), key=key)),
+    "the same, diagonal times Walsh-Hadamard",
+    _SLICE,
+)
 MEMORIES.add("none", _none, "no memory: the present observation only", "-")
+MEMORIES.add(
+    "mamba2",
+    _block(lambda size, key: Mamba2(size, key=key)),
+    "state space with one decay per head (SSD), residual block",
+    "Dao and Gu 2024, arXiv:2405.21060",
+)
+MEMORIES.add(
+    "gla",
+    _block(lambda size, key: GLA(size, key=key)),
+    "gated linear attention: a decay per key channel, residual block",
+    "Yang et al. 2023, arXiv:2312.06635",
+)
+MEMORIES.add(
+    "mlstm",
+    _block(lambda size, key: MLSTM(size, key=key)),
+    "matrix LSTM: exponential input gate, normaliser, residual block",
+    "Beck et al. 2024, arXiv:2405.04517",
+)
+MEMORIES.add(
+    "deltanet",
+    _block(lambda size, key: DeltaNet(size, key=key)),
+    "delta rule, residual block",
+    "Yang et al. 2024, arXiv:2406.06484",
+)
+MEMORIES.add(
+    "gated_deltanet",
+    _block(lambda size, key: GatedDeltaNet(size, key=key)),
+    "delta rule with a decay per head, residual block",
+    "Yang et al. 2024, arXiv:2412.06464",
+)
+MEMORIES.add(
+    "deltaproduct",
+    _block(lambda size, key: DeltaProduct(size, key=key)),
+    "two delta rule writes a step, residual block",
+    "Siems et al. 2025, arXiv:2502.10297",
+)
+MEMORIES.add(
+    "rwkv7",
+    _block(lambda size, key: RWKV7(size, key=key)),
+    "vector decay with removal along its own key, residual block",
+    "Peng et al. 2025, arXiv:2503.14456",
+)
 MEMORIES.add(
     "ffm",
     _layer(lambda size, key: FFM(size, size, 32, 4, key=key)),

@@ -101,6 +101,22 @@ class Belief(AbstractLinearMemory):
         return out
 
 
+class LogForward(Belief):
+    """The same without the shift, as the paper writes it: l_t = log P(state, o_0 .. o_t | actions). Features
+    (n,): ``readout`` of these logits, by default themselves.
+
+    They fall by about the entropy of an observation at every step of an episode, without bound.
+    """
+
+    algebra: ClassVar[AbstractAlgebra] = Switched(of=Dense(LogSumExp()))
+
+    def __init__(self, model: POMDP, readout: Callable[[Array], Array] = identity):
+        super().__init__(model, readout)
+
+    def reference(self, xs, starts):
+        return np.stack(self._logits(xs, starts))
+
+
 class Viterbi(Belief):
     """The same elements read in (max, +). Features (n,):
     log-probability of the best path into each state, up to a constant."""

@@ -35,6 +35,8 @@ from .base import AbstractLinearMemory
 from .belief import example_inputs
 from .linear_filter import backbone_source
 
+PARTS = frozenset({"Lambda", "V", "E", "delta"})
+
 
 class DeepALF(AbstractLinearMemory):
     """Features (n,): the logits Re w_t. Reads ``Inputs`` with discrete observation and action."""
@@ -99,19 +101,19 @@ def random_deep_alf(
     Raises ValueError if a part is unknown, or if the model's backbones do not commute: then no V serves all
     actions.
     """
-    if wrong := known - {"Lambda", "V", "E", "delta"}:
-        raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: Lambda, V, E, delta")
+    if wrong := known - PARTS:
+        raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: {', '.join(sorted(PARTS))}")
     angle_key, v_key, e_key, delta_key = jax.random.split(key, 4)
     angle = jax.random.uniform(angle_key, (actions, states), minval=-np.pi, maxval=np.pi)
     v = unitary(v_key, states)
     logits = jax.random.normal(e_key, (states, observations))
     rate = jax.random.uniform(delta_key, minval=1e-3, maxval=1 - 1e-3)
-    if known & {"Lambda", "V", "E"}:
+    if known - {"delta"}:
         if model is None:
             raise ValueError(
                 f"the parts {sorted(known - {'delta'})} of Deep ALF can only be taken from a model"
             )
-        exact_angle, exact_v = _diagonalise(model)
+        exact_angle, exact_v = shared_spectrum(model)
         angle = jnp.asarray(exact_angle) if "Lambda" in known else angle
         v = jnp.asarray(exact_v) if "V" in known else v
         if "E" in known:
@@ -127,8 +129,9 @@ def _emission(model: POMDP) -> Float[np.ndarray, "n k"]:
     return model.emission[0]
 
 
-def _diagonalise(model: POMDP) -> tuple[Float[np.ndarray, "m n"], Complex[np.ndarray, "n n"]]:
-    """Angles and shared eigenvectors of the model's backbones, which must be commuting permutations."""
+def shared_spectrum(model: POMDP) -> tuple[Float[np.ndarray, "m n"], Complex[np.ndarray, "n n"]]:
+    """Angles and shared eigenvectors of the model's backbones; ValueError unless they are permutations that
+    commute."""
     matrices = [np.eye(model.n_states)[backbone_source(T)] for T in model.transition]
     weights = np.random.default_rng(0).normal(
         size=len(matrices)

@@ -1,5 +1,6 @@
 """From a run folder on disk to tables, figures and one HTML page; nothing here trains or computes anew."""
 
+from linmem.reports import theory
 from linmem.reports.figures import Picture, episode, final_rewards, learning_curves
 from linmem.reports.html import Section, write_page, write_report
 from linmem.reports.records import Episode, Run, read_run
@@ -19,6 +20,7 @@ __all__ = [
     "show",
     "summary",
     "summary_table",
+    "theory",
     "to_html",
     "to_rich",
     "write_page",

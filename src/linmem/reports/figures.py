@@ -82,7 +82,7 @@ def learning_curves(run: Run, references: Mapping[str, float] | None = None) -> 
     axes.set(xlabel="environment steps", ylabel="mean reward per step")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    _label_ends(axes, ends)
+    label_ends(axes, ends)
     return Picture(figure, f"Learning curves of mean reward per environment step: {'; '.join(words)}.")
 
 
@@ -185,7 +185,7 @@ def _curve(updates: list[dict], points: int = 300) -> tuple[np.ndarray, np.ndarr
     )
 
 
-def _label_ends(axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+def label_ends(axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
     """Write each line's name right of the axes, near its last point (x, y, colour), without overlap."""
     ends = {name: end for name, end in ends.items() if np.isfinite(end[1])}
     if not ends:

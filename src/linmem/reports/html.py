@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from linmem.reports import figures
+from linmem.reports import figures, theory
 from linmem.reports.records import Run, read_run
 from linmem.reports.tables import Table, summary, summary_table, to_html
 
@@ -52,6 +52,11 @@ def report_sections(run: Run) -> list[Section]:
         ]
     if run.updates:
         sections.append(Section("Learning", _HOW_TO_READ["learning"], None, *figures.learning_curves(run)))
+    if run.snapshots:
+        sections.append(Section("Nearer to the belief", _HOW_TO_READ["nearer"], None, *theory.nearer(run)))
+    if theory.with_spectrum(run):
+        sections.append(Section("Learned modes", _HOW_TO_READ["modes"], None, *theory.modes(run)))
+        sections.append(Section("Spectra", _HOW_TO_READ["spectra"], None, *theory.spectra(run)))
     if any(memory in run.episodes for memory in run.memories):
         sections.append(Section("One episode", _HOW_TO_READ["episode"], None, *figures.episode(run)))
     return [*sections, Section("How to repeat it", *_how_to_repeat(run))]
@@ -131,6 +136,22 @@ _HOW_TO_READ = {
     "learning": (
         "Line: mean over seeds of the reward per step while training, exploration included. Band: from "
         "the lowest to the highest seed."
+    ),
+    "nearer": (
+        "While each agent learned, a linear read-out of its memory was fitted to the exact belief on some "
+        "episodes and measured on others. Top: their total variation, 0 equal and 1 disjoint. Bottom: how "
+        "much more often the most probable state is wrong than with the exact belief in the same episodes. "
+        "Line: mean over seeds; band: lowest to highest."
+    ),
+    "modes": (
+        "A linear memory turns and shrinks each of its modes at every step. Top: the share that a mode "
+        "forgets per step (median over modes), with the forgetting rate that the theory recommends for this "
+        "world. Bottom: mean angle between the modes' turns and those of the exact filter, paired one to "
+        "one; for the ring these are roots of unity. Dotted: what random turns would give for as many modes."
+    ),
+    "spectra": (
+        "Eigenvalues at the end, one colour per seed, for the first action; crosses: the exact filter's "
+        "modes on the unit circle. A memory that turns with the world lies on rays through the crosses."
     ),
     "episode": (
         "Each column is one step, each row of squares one hidden state; darker is more probable, and "

@@ -1,7 +1,8 @@
 """A run folder read back from disk: the only road from experiments to reports.
 
     config.json           what was run, with every default spelled out
-    records.jsonl         one JSON object per line, appended while the run goes: events "update" and "result"
+    records.jsonl         one JSON object per line, appended while the run goes:
+                          events "update", "snapshot" and "result"
     episodes/<memory>.npz one episode per memory, the arrays of `Episode`
 
 A run may have been interrupted at any moment, so everything but config.json may be missing or incomplete.
@@ -44,6 +45,8 @@ class Run:
     """The rest of config.json: versions, machine, created, command."""
     updates: dict[str, list[dict[str, Any]]]
     """Per memory, its update records in order."""
+    snapshots: dict[str, list[dict[str, Any]]]
+    """Per memory, its comparisons with belief and theory while it learned, in order."""
     results: dict[str, dict[str, Any]]
     """Per memory, its final evaluation."""
     episodes: dict[str, Episode]
@@ -69,11 +72,13 @@ def read_run(directory: str | Path) -> Run:
     directory = Path(directory)
     settings = _read_config(directory)
     updates: dict[str, list[dict[str, Any]]] = {}
+    snapshots: dict[str, list[dict[str, Any]]] = {}
     results: dict[str, dict[str, Any]] = {}
     records, notes = _read_records(directory / "records.jsonl")
     for record in records:
-        if record["event"] == "update":
-            history = updates.setdefault(record["memory"], [])
+        if record["event"] in ("update", "snapshot"):
+            kind = updates if record["event"] == "update" else snapshots
+            history = kind.setdefault(record["memory"], [])
             # A resumed run repeats the updates after its last checkpoint: later records replace earlier.
             while history and history[-1]["update"] >= record["update"]:
                 history.pop()
@@ -85,6 +90,7 @@ def read_run(directory: str | Path) -> Run:
         config=settings.pop("config"),
         provenance=settings,
         updates=updates,
+        snapshots=snapshots,
         results=results,
         episodes={path.stem: _read_episode(path) for path in sorted(directory.glob("episodes/*.npz"))},
         notes=tuple(notes),
@@ -121,6 +127,8 @@ def _read_records(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
             record = json.loads(line)
             if record["event"] == "update":
                 _ = record["memory"], record["update"], record["steps"], record["reward"]
+            elif record["event"] == "snapshot":
+                _ = record["memory"], record["update"], record["steps"], record["total_variation"]
             elif record["event"] == "result":
                 _ = record["memory"], record["reward"]
             records.append(record)

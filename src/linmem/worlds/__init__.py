@@ -34,6 +34,8 @@ from .cards import (
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
 from .model_files import is_model_name, model_world
+from .parity import Parity
+from .permutation import PermutationWorld
 from .probes import (
     ActionProbe,
     AimProbe,
@@ -49,10 +51,20 @@ from .table_world import TableState, TableWorld
 from .tables import HMM, POMDP, Trajectory, deterministic_of, permutation_of
 
 PAPER = "Zhao et al. 2026, arXiv:2605.31261, experiment 6.2"
+THEOREM = "Zhao et al. 2026, arXiv:2605.31261, Theorem 5.7"
 PROBES = "Jones 2021, Debugging RL, without the agonizing pain"
 
 WORLDS = Registry("world")
 WORLDS.add("ringworld", RingWorld, "noisy beacons on a ring with goals and traps", PAPER)
+WORLDS.add(
+    "parity", Parity, "report a bit that observed events flip", "after Grazzi et al. 2024, arXiv:2411.12537"
+)
+WORLDS.add(
+    "permutation",
+    PermutationWorld,
+    "name the state of a random, nearly permuted chain",
+    THEOREM,
+)
 WORLDS.add("probe_constant", ConstantProbe, "one step, reward 1", PROBES)
 WORLDS.add("probe_observation", ObservationProbe, "one step, the reward is the observation", PROBES)
 WORLDS.add("probe_delay", DelayProbe, "two steps, only the second earns", PROBES)
@@ -136,7 +148,9 @@ __all__ = [
     "MultiarmedBandit",
     "ObservationProbe",
     "Outcome",
+    "Parity",
     "Pendulum",
+    "PermutationWorld",
     "RecallProbe",
     "RepeatFirst",
     "RepeatPrevious",

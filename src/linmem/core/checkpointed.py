@@ -1,0 +1,41 @@
+"""``checkpointed_scan``: a loop over time that keeps its states at chunk boundaries only.
+
+For recurrences whose state is much larger than what is read out of it: T states are never stored. Forward,
+the state is kept every ``chunk`` steps (by default about sqrt T of them, so that as many states are kept
+between chunks as inside one). Backward, each chunk is run again from its first state, and each step inside it
+once more for its own derivative.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+
+def checkpointed_scan(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, timed: PyTree, chunk: int | None = None
+) -> tuple[PyTree, PyTree]:
+    """`jax.lax.scan` of ``step`` over the leading axis of ``timed``: (last carry, outputs of all steps)."""
+    steps = jax.tree.leaves(timed)[0].shape[0]
+    length = chunk or max(1, round(steps**0.5))
+    count, cut = steps // length, steps // length * length
+
+    # `jax.checkpoint` hashes what it is given, and the method of a module has arrays: hence a function
+    @partial(jax.checkpoint, prevent_cse=False)
+    def run_step(carry, x):
+        return step(carry, x)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def run_chunk(carry, timed):
+        return jax.lax.scan(run_step, carry, timed)
+
+    chunks = jax.tree.map(lambda x: x[:cut].reshape(count, length, *x.shape[1:]), timed)
+    carry, outputs = jax.lax.scan(run_chunk, carry, chunks)
+    outputs = jax.tree.map(lambda y: y.reshape(cut, *y.shape[2:]), outputs)
+    if cut == steps:
+        return carry, outputs
+    carry, last = jax.lax.scan(run_step, carry, jax.tree.map(lambda x: x[cut:], timed))
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, last)

@@ -1,0 +1,115 @@
+"""What every chunked kernel is, and how it runs over time.
+
+A kernel holds a matrix (or a few) as its state and gives, for one sequence and one head, two forms of the
+same recurrence:
+
+    step    one step at a time: cheap to act with, and the oracle of the other form
+    chunk   C steps at once, as products of matrices
+
+``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of
+each chunk; what happens inside a chunk is computed again for the derivative. So T steps with a d x d state
+cost O(T d + (T / C) d^2) numbers, never O(T d^2). Batches and heads are vmapped: the products become batched
+ones.
+"""
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ..types import Start
+from .decay import Began
+
+
+class AbstractKernel(abc.ABC):
+    """One recurrence in its two forms. Inputs of one step are a pytree ``x``; ``xs`` has a leading time
+    axis."""
+
+    @abc.abstractmethod
+    def init(self, *sizes: int) -> PyTree:
+        """The empty state, which a start brings back."""
+
+    @abc.abstractmethod
+    def step(self, state: PyTree, x: Any, start: Start) -> tuple[PyTree, Array]:
+        """One step: (state, output)."""
+
+    @abc.abstractmethod
+    def chunk(self, state: PyTree, xs: Any, began: Began) -> tuple[PyTree, Array]:
+        """C steps: (last state, outputs with a leading time axis). All inputs are finite."""
+
+    def writes(self, xs: Any) -> int:
+        """How many writes a step makes, if more than one."""
+        return 1
+
+
+def choose(platform: str, writes: int) -> int:
+    """The chunk length that ``unroll`` takes. Repeat the CPU measurements with ``linmem bench kernels
+    --lengths``.
+
+    A longer chunk means fewer, larger products, and more operations (a causal product meets C / 2 steps). On
+    a CPU with heads of 32 rows and columns, chunks of 32 writes were fastest or within the noise for every
+    kernel, and 128 took up to twice as long. Other platforms were not measured by anyone yet: there it is the
+    64 of the literature.
+    """
+    return max(8, (32 if platform == "cpu" else 64) // writes)
+
+
+def unroll(
+    kernel: AbstractKernel, state: PyTree, xs: Any, starts: Bool[Array, " T"], length: int | None = None
+) -> tuple[PyTree, Array]:
+    """(last state, outputs (T, ...)) of T steps; nothing passes a start, not even NaN.
+
+    Differentiable in reverse mode, in ``state`` and ``xs``. ``length`` overrides the chunk length.
+    """
+    steps = len(starts)
+    length = choose(jax.default_backend(), kernel.writes(xs)) if length is None else length
+    length = min(length, max(steps, 1))
+    count = steps // length
+    whole = count * length
+
+    @jax.checkpoint
+    def body(state, chunk):
+        return _contained(kernel, state, *chunk)
+
+    chunks = jax.tree.map(lambda x: x[:whole].reshape(count, length, *x.shape[1:]), (xs, starts))
+    state, ys = jax.lax.scan(body, state, chunks)
+    ys = ys.reshape(whole, *ys.shape[2:])
+    if whole == steps:
+        return state, ys
+    state, rest = body(state, jax.tree.map(lambda x: x[whole:], (xs, starts)))
+    return state, jnp.concatenate([ys, rest])
+
+
+def walk(kernel: AbstractKernel, state: PyTree, xs: Any, starts: Bool[Array, " T"]) -> tuple[PyTree, Array]:
+    """The same by stepping: the oracle. Its derivative keeps every state."""
+    return jax.lax.scan(lambda state, x: kernel.step(state, *x), state, (xs, starts))
+
+
+def _contained(kernel, state, xs, starts):
+    """``kernel.chunk`` on inputs without NaN or infinities; they are put back, as NaN, where they would have
+    reached.
+
+    Inside a chunk a matrix product meets all steps, and 0 * NaN is NaN: what is not finite must not enter it.
+    """
+    time = jnp.arange(len(starts))
+    broken = jnp.stack([_broken(x, x.ndim - 1) for x in jax.tree.leaves(xs)]).any(0)
+    state_broken = jnp.stack([_broken(x, x.ndim) for x in jax.tree.leaves(state)]).any()
+    began = jax.lax.cummax(jnp.where(starts, time, -1))
+    spoiled = jax.lax.cummax(jnp.where(broken, time, jnp.where(state_broken, -1, -2))) >= began
+    state, ys = kernel.chunk(_select(state_broken, 0.0, state), _select(broken, 0.0, xs), began)
+    return _select(spoiled[-1], jnp.nan, state), _select(spoiled, jnp.nan, ys)
+
+
+def _broken(x: Float[Array, "..."], axes: int) -> Bool[Array, "..."]:
+    """Whether anything is NaN or infinite, over the last ``axes`` axes."""
+    return ~jnp.isfinite(x).all(axis=tuple(range(x.ndim - axes, x.ndim)))
+
+
+def _select(flag, value, tree):
+    """``value`` where ``flag``, in every leaf."""
+    return jax.tree.map(
+        lambda x: jnp.where(flag.reshape(flag.shape + (1,) * (x.ndim - flag.ndim)), value, x).astype(x.dtype),
+        tree,
+    )

@@ -1,0 +1,80 @@
+"""Exponential input gates with a normaliser and a stabiliser: the memory of mLSTM.
+
+    C_t = f_t C_{t-1} + i_t k_t v_t^T,   n_t = f_t n_{t-1} + i_t k_t,   i_t = exp(~i_t)
+    y_t = C_t^T q_t / max(|n_t . q_t|, 1)
+
+Kept are C_t exp(-m_t) and n_t exp(-m_t) with m_t = max(log|f_t| + m_{t-1}, ~i_t), so that no gate overflows;
+y_t does not depend on m, so no derivative passes through it. In a chunk that begins with C, n and m, with L
+as in decay.py:
+
+    W[t, s] = exp(L_t - L_s + ~i_s - m_t),    w_t = exp(L_t + m - m_t),    m_t making the largest of them 1
+    Y = ((Q K^T * W) V + diag(w) Q C) / max(|(Q K^T * W) 1 + diag(w) Q n|, exp(-m_t))
+
+Source: M. Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, arXiv:2405.04517, eqs. 19-27 and
+appendix A.3.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .decay import Decay, causal, cumulate
+from .kernel import AbstractKernel
+
+_NOTHING = -1e30  # the stabiliser of an empty state: finite, and below every gate
+
+
+class NormalisedInputs(NamedTuple):
+    q: Float[Array, "*T dk"]
+    k: Float[Array, "*T dk"]
+    v: Float[Array, "*T dv"]
+    input: Float[Array, "*T"]
+    """~i_t, the logarithm of the input gate"""
+    forget: Decay
+    """*T"""
+
+
+class NormalisedState(NamedTuple):
+    matrix: Float[Array, "dk dv"]
+    normaliser: Float[Array, " dk"]
+    stabiliser: Float[Array, ""]
+
+
+class Normalised(AbstractKernel):
+    """State: matrix and normaliser, both divided by exp(stabiliser)."""
+
+    def init(self, dk, dv):
+        return NormalisedState(jnp.zeros((dk, dv)), jnp.zeros(dk), jnp.full((), _NOTHING))
+
+    def step(self, state, x, start):
+        matrix, normaliser = jnp.where(start, 0.0, state.matrix), jnp.where(start, 0.0, state.normaliser)
+        before = jax.lax.stop_gradient(jnp.where(start, _NOTHING, state.stabiliser))
+        now = jax.lax.stop_gradient(jnp.maximum(x.forget.log + before, x.input))
+        kept = Decay(x.forget.log + before - now, x.forget.sign).value()
+        key = jnp.exp(x.input - now) * x.k
+        state = NormalisedState(kept * matrix + key[:, None] * x.v, kept * normaliser + key, now)
+        return state, x.q @ state.matrix / _floored(x.q @ state.normaliser, now)
+
+    def chunk(self, state, xs, began):
+        cumulated = cumulate(xs.forget, began)
+        between = cumulated.between() + xs.input
+        between = jnp.where(causal(began), between, -jnp.inf)
+        since = jnp.where(began < 0, cumulated.total() + jax.lax.stop_gradient(state.stabiliser), -jnp.inf)
+        now = jax.lax.stop_gradient(jnp.maximum(between.max(axis=1), since))
+        weight, kept = jnp.exp(between - now[:, None]), jnp.exp(since - now)
+        if (sign := cumulated.sign) is not None:
+            weight, kept = weight * (sign[:, None] * sign), kept * sign
+        read = xs.q @ xs.k.T * weight
+        y = read @ xs.v + kept[:, None] * (xs.q @ state.matrix)
+        size = read.sum(axis=1) + kept * (xs.q @ state.normaliser)
+        leaving = weight[-1][:, None] * xs.k
+        matrix = kept[-1] * state.matrix + leaving.T @ xs.v
+        normaliser = kept[-1] * state.normaliser + leaving.sum(axis=0)
+        return NormalisedState(matrix, normaliser, now[-1]), y / _floored(size, now)[:, None]
+
+
+def _floored(size, stabiliser):
+    """max(|n . q|, 1), divided by exp(stabiliser)."""
+    return jnp.maximum(jnp.abs(size), jnp.exp(jnp.minimum(-stabiliser, 80.0)))

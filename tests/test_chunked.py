@@ -1,0 +1,129 @@
+"""Chunked kernels: the same recurrence as stepping, derivatives too, with starts anywhere and little
+memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem.core.chunked.decay import Decay
+from linmem.core.chunked.delta import DeltaInputs, DeltaRule
+from linmem.core.chunked.kernel import unroll, walk
+from linmem.core.chunked.normalised import Normalised, NormalisedInputs, NormalisedState
+from linmem.core.chunked.scalar_decay import ScalarDecay, ScalarInputs
+from linmem.core.chunked.triangular import inverse_of_unit_lower
+from linmem.core.chunked.vector_decay import VectorDecay, VectorInputs
+from linmem.core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
+from linmem.memories.eigenvalue_range import log_decay
+
+T, C, DK, DV, N = 43, 16, 3, 5, 2
+STARTS = np.isin(np.arange(T), [0, 7, 8, 32, 40])  # inside chunks, two in a row, at a border, in the rest
+KERNELS = ("scalar", "vector", "vector, gentle", "normalised", "delta", "products with decay", "vector delta")
+
+
+def example(kind, rng, dtype):
+    """A kernel, a state that is not empty, and inputs whose decays go from exp(-20) to 1, of either sign."""
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
+
+    def decay(*shape):
+        log = -20 * rng.uniform(size=shape) ** 8
+        return Decay(jnp.asarray(log, dtype), jnp.asarray(rng.choice([-1.0, 1.0], shape), dtype))
+
+    def unit(*shape):
+        return (x := f(*shape)) / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    q, k, v, state = f(T, DK), f(T, DK), f(T, DV), f(DK, DV)
+    match kind:
+        case "scalar":
+            return ScalarDecay(), state, ScalarInputs(q, k, v, decay(T))
+        case "vector":
+            return VectorDecay(), state, VectorInputs(q, k, v, decay(T, DK))
+        case "vector, gentle":
+            return VectorDecay(steepest=1.0), state, VectorInputs(q, k, v, decay(T, DK))
+        case "normalised":
+            state = NormalisedState(state, f(DK), f())
+            return Normalised(), state, NormalisedInputs(q, k, v, 9 * f(T), decay(T))
+        case "delta":
+            beta = jnp.asarray(rng.uniform(0, 2, (T, 1)), dtype)
+            return DeltaRule(), state, DeltaInputs(q, unit(T, 1, DK), f(T, 1, DV), beta, None)
+        case "products with decay":
+            beta = jnp.asarray(rng.uniform(0, 2, (T, N)), dtype)
+            return DeltaRule(), state, DeltaInputs(q, unit(T, N, DK), f(T, N, DV), beta, decay(T))
+        case _:
+            a = unit(T, DK)
+            b = -a * jnp.asarray(rng.uniform(size=(T, DK)), dtype)
+            return VectorDelta(), state, VectorDeltaInputs(q, k, v, a, b, decay(T, DK))
+
+
+def everything(run, kernel, state, xs, starts):
+    """Outputs, last state, and the derivatives of a weighted sum of both in inputs and initial state."""
+
+    def loss(state, xs):
+        last, ys = run(kernel, state, xs, starts)
+        weighted = [
+            jnp.sum(jnp.cos(jnp.arange(x.size)).reshape(x.shape) * x) for x in jax.tree.leaves((last, ys))
+        ]
+        return sum(weighted), (last, ys)
+
+    return jax.jit(jax.grad(loss, (0, 1), has_aux=True))(state, xs)
+
+
+def in_chunks(*arguments):
+    return unroll(*arguments, length=C)
+
+
+def compare(got, expected, tolerance):
+    for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(g, e, rtol=0, atol=tolerance * max(1.0, float(np.abs(e).max())))
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_chunks_give_values_and_derivatives_of_the_recurrence(kind, float64):
+    starts = jnp.asarray(STARTS)
+    exact = everything(walk, *example(kind, np.random.default_rng(0), jnp.float64), starts)
+    got = everything(in_chunks, *example(kind, np.random.default_rng(0), jnp.float64), starts)
+    compare(got, exact, 1e-9)
+    short = everything(in_chunks, *example(kind, np.random.default_rng(0), jnp.float32), starts)
+    compare(short, exact, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "vector", "products with decay"])
+def test_nan_stays_in_its_episode_and_is_not_hidden_there(kind):
+    kernel, state, xs = example(kind, np.random.default_rng(1), jnp.float32)
+    broken = xs._replace(v=xs.v.at[34].set(jnp.nan))
+    starts = jnp.asarray(STARTS)
+    _, clean = in_chunks(kernel, state, xs, starts)
+    last, ys = in_chunks(kernel, state, broken, starts)
+    assert np.isnan(ys[34:40]).all()
+    np.testing.assert_array_equal(ys[:34], clean[:34])
+    np.testing.assert_array_equal(ys[40:], clean[40:])
+    assert np.isfinite(last).all()
+
+
+@pytest.mark.parametrize("size", [1, 5, 13])
+def test_the_inverse_of_a_unit_lower_triangular_matrix_is_its_inverse(size, float64):
+    n = np.tril(np.random.default_rng(2).normal(size=(size, size)), -1)
+    expected = np.linalg.inv(np.eye(size) + n)
+    np.testing.assert_allclose(
+        inverse_of_unit_lower(jnp.asarray(n)), expected, atol=1e-9 * np.abs(expected).max()
+    )
+
+
+def test_no_state_is_kept_for_every_step():
+    steps, d = 4096, 32
+    f = jnp.ones((steps, 1, d))
+    xs = DeltaInputs(f[:, 0], f, f, jnp.ones((steps, 1)), None)
+    starts = jnp.zeros(steps, bool)
+
+    def loss(xs):
+        return jnp.sum(unroll(DeltaRule(), jnp.zeros((d, d)), xs, starts)[1])
+
+    kept = jax.jit(jax.grad(loss)).lower(xs).compile().memory_analysis().temp_size_in_bytes
+    assert kept < steps * d * d * 4 / 2, f"{kept} bytes"
+
+
+def test_a_decay_is_mapped_to_two_a_minus_one_with_slope_two(float64):
+    for a in (1.0, 1 - 1e-9, 0.75, 0.5, 0.3, 1e-9):
+        value, slope = jax.value_and_grad(lambda a: log_decay(jnp.log(a), True).value())(a)
+        assert abs(value - (2 * a - 1)) < 1e-15
+        assert abs(slope - 2) < 1e-6

@@ -1,0 +1,161 @@
+"""What the selective and state-tracking layers promise beyond what every memory does."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem.core.checkpointed import checkpointed_scan
+from linmem.memories import (
+    S7,
+    SDSSM,
+    BlockSLiCE,
+    ComplexSLiCE,
+    FixedPointRNN,
+    HadamardSLiCE,
+    Mamba,
+    SparseSLiCE,
+)
+from linmem.memories.longhorn import implicit_update
+from linmem.memories.slice import walsh_hadamard
+
+KEY = jax.random.key(0)
+
+
+def test_checkpointed_scan_is_scan_with_any_chunk_and_any_remainder():
+    def step(carry, x):
+        carry = jnp.sin(carry + x)
+        return carry, carry * x
+
+    xs = jax.random.normal(KEY, (11, 3))
+
+    def total(run, xs):
+        carry, ys = run(step, jnp.ones(3), xs)
+        return jnp.sum(carry) + jnp.sum(ys**2)
+
+    expected = jax.value_and_grad(lambda xs: total(jax.lax.scan, xs))(xs)
+    for chunk in (None, 1, 4, 11, 20):
+
+        def run(step, carry, xs, chunk=chunk):
+            return checkpointed_scan(step, carry, xs, chunk)
+
+        got = jax.value_and_grad(lambda xs, run=run: total(run, xs))(xs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+
+
+def test_checkpointed_scan_keeps_few_of_its_states():
+    """A state of 1000 numbers over 400 steps: between the passes 20 of them are kept, not 400."""
+    steps, size = 400, 1000
+
+    def loss(xs):
+        def step(state, x):
+            state = jnp.tanh(state + x)
+            return state, state[0]
+
+        return jnp.sum(checkpointed_scan(step, jnp.zeros(size), xs)[1])
+
+    _, pull = jax.eval_shape(lambda xs: jax.vjp(loss, xs), jnp.ones(steps))
+    kept = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(pull))
+    assert 20 * size <= kept <= 25 * size
+
+
+def test_negative_eigenvalues_reach_minus_one_and_positive_ones_do_not():
+    h, rate, nothing = jnp.ones((8, 2)), jnp.linspace(-9.0, 9.0, 8), jnp.zeros(8)
+    for negative, lowest in ((False, 0.0), (True, -1.0)):
+        memory = Mamba(4, 2, 8, negative_eigenvalues=negative, key=KEY)
+        decays = memory.update(h, rate, jnp.zeros(2), nothing)
+        assert lowest <= decays.min() < lowest + 1e-3
+        assert 1 - 1e-3 < decays.max() <= 1
+
+
+def test_aligned_mamba_moves_a_token_only_along_itself():
+    """The first refinement: C_t^T B_t > 0, so that what a token adds to its own output has its sign."""
+    memory = Mamba(4, 3, 6, aligned=True, key=KEY)
+    selected = jax.random.normal(KEY, (100, 3))
+    key, query = memory.keys_and_queries(selected)
+    assert (jnp.sum(key * query, axis=1) >= 0.7 * jnp.sum(selected**2, axis=1)).all()
+    starts = jnp.zeros(5, bool).at[0].set(True)
+    _, ys = memory.unroll(memory.init(), jax.random.normal(KEY, (5, 4)), starts)
+    assert ys.shape == (5, 4) and jnp.isfinite(ys).all()
+
+
+def test_longhorns_implicit_update_minimises_its_objective(float64):
+    s, k, x, beta = (
+        jax.random.normal(key, shape, jnp.float64)
+        for key, shape in zip(jax.random.split(KEY, 4), ((3, 5), (5,), (3,), (3,)), strict=True)
+    )
+    beta = jnp.exp(beta)
+    best = np.asarray(implicit_update(s, beta, k, x))
+    for row, old, value, weight in zip(best, s, x, beta, strict=True):
+        # the minimiser of |S - s|^2 + beta (S k - x)^2 as a least-squares problem
+        a = np.vstack([np.eye(5), np.sqrt(weight) * k])
+        b = np.concatenate([old, [np.sqrt(weight) * value]])
+        np.testing.assert_allclose(row, np.linalg.lstsq(a, b, rcond=None)[0], atol=1e-10)
+
+
+def test_s7_keeps_its_eigenvalues_inside_the_unit_circle_and_its_gradients_bounded():
+    steps = 4096
+    memory, starts = S7(3, 8, key=KEY), jnp.arange(steps) == 0
+    xs = 5 * jax.random.normal(KEY, (steps, 3))
+    assert (jnp.abs(jax.vmap(memory.encode)(xs, starts).transition) < 1).all()
+
+    @jax.jit
+    @jax.grad
+    def gradient(base, steps):
+        memory_ = eqx.tree_at(lambda m: m.base, memory, base)
+        _, ys = memory_.unroll(memory_.init(), xs / 5, starts)
+        return jnp.sum(jnp.where(jnp.arange(len(ys)) == steps - 1, ys[:, 0], 0.0))
+
+    late, early = gradient(memory.base, steps), gradient(memory.base, 64)
+    assert jnp.isfinite(late).all()
+    assert jnp.abs(late).max() < 100 * jnp.abs(early).max()
+
+
+def test_the_fixed_point_is_a_dense_recurrence(float64):
+    """Without feedback of the state to the mixer, many iterations solve the docstring's dense recurrence."""
+    memory = FixedPointRNN(3, 4, iterations=40, mixers=2, key=KEY)
+    memory = jax.tree.map(lambda x: x.astype(jnp.float64), memory)
+    memory = eqx.tree_at(lambda m: (m.u_state, m.c_state), memory, replace_fn=jnp.zeros_like)
+    xs, state = jax.random.normal(KEY, (6, 3), jnp.float64), memory.init().astype(float)
+    for x in xs:
+        state, _ = memory.step(state, x, jnp.asarray(False))
+
+    h, identity = np.zeros(4), np.eye(4)
+    for x in np.asarray(xs):
+        rates, gated, directions, strengths, _ = map(np.asarray, memory._enter(jnp.asarray(x)))
+        mixer = identity
+        for u, alpha in zip(directions.reshape(2, 4), strengths, strict=True):
+            mixer = (identity - alpha * np.outer(u, u) / (u @ u + 1e-6)) @ mixer
+        left = identity - (1 - rates)[:, None] * (identity - mixer)
+        h = np.linalg.solve(left, rates * h + (1 - rates) * (mixer @ gated))
+    np.testing.assert_allclose(state[-1], h, atol=1e-8)
+
+
+def test_dictionary_transitions_have_columns_of_norm_one():
+    memory = SDSSM(3, 5, 4, exponent=1.3, key=KEY)
+    weights, entering = memory._enter(jnp.array([1.0, -2.0, 0.5]))
+    columns = jax.vmap(lambda e: memory._advance(e, weights, 0 * entering, jnp.asarray(False)))(jnp.eye(5))
+    np.testing.assert_allclose(jnp.sum(jnp.abs(columns) ** 1.3, axis=1), 1, rtol=1e-5)
+
+
+def test_the_walsh_hadamard_transform_is_symmetric_and_its_own_inverse():
+    matrix = jax.vmap(walsh_hadamard)(jnp.eye(8))
+    np.testing.assert_allclose(matrix, matrix.T)
+    np.testing.assert_allclose(matrix @ matrix, jnp.eye(8), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make, wrong",
+    [
+        (lambda: BlockSLiCE(3, 10, 4, key=KEY), "multiple of 4"),
+        (lambda: ComplexSLiCE(3, 5, key=KEY), "multiple of 2"),
+        (lambda: HadamardSLiCE(3, 6, key=KEY), "power of 2"),
+        (lambda: SparseSLiCE(3, 6, 7, key=KEY), "1 to 6"),
+        (lambda: SDSSM(3, 6, exponent=0.5, key=KEY), "at least 1"),
+        (lambda: FixedPointRNN(3, 6, 0, key=KEY), "iterations is 0"),
+    ],
+)
+def test_impossible_sizes_are_refused_with_what_is_possible(make, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        make()

@@ -1,0 +1,97 @@
+"""The state-tracking command judges its rows as stated, and goes on where it stopped."""
+
+import jax
+import pytest
+
+from linmem.evidence import state_tracking
+from linmem.evidence.state_tracking import (
+    LAYERS,
+    PUBLISHED,
+    ROWS,
+    TASK_MAKERS,
+    Row,
+    a5_generators,
+    main,
+    run_rows,
+    table_of,
+    targets_of,
+)
+
+CAN, CANNOT, OPEN = (
+    Row("parity", "Mamba [-1,1]", 1, True),
+    Row("parity", "Mamba [0,1]", 1, False),
+    Row("parity", "S5", 1, None),
+)
+
+
+def record(row, to_256):
+    settings = {
+        "task": row.task,
+        "layer": row.layer,
+        "depth": row.depth,
+        "steps": row.steps,
+        "train": row.train,
+    }
+    scores = {"trained": [1.0, 1.0], "to_256": to_256, "to_512": to_256}
+    return settings | scores | {"steps_used": 10, "cpu_seconds": 1.0}
+
+
+def test_a_row_that_should_solve_is_judged_by_its_best_seed():
+    (target,) = targets_of([CAN], [record(CAN, [0.2, 0.99])])
+    assert target.holds and "best 0.990, median 0.595" in target.measured
+    (target,) = targets_of([CAN], [record(CAN, [0.2, 0.9])])
+    assert not target.holds
+
+
+def test_a_row_that_should_fail_is_judged_by_its_best_seed_too():
+    assert targets_of([CANNOT], [record(CANNOT, [0.1, 0.3])])[0].holds
+    assert not targets_of([CANNOT], [record(CANNOT, [0.1, 0.7])])[0].holds
+
+
+def test_a_row_left_out_is_a_missed_target_and_a_row_without_claim_is_none():
+    (target,) = targets_of([CAN, OPEN], [])
+    assert not target.holds and "not run" in target.measured
+
+
+def test_finished_rows_are_not_run_again_and_none_begins_after_the_time(tmp_path, monkeypatch):
+    ran = []
+
+    def train_and_test(row, seeds, seed):
+        ran.append(row)
+        return record(row, [1.0])
+
+    monkeypatch.setattr(state_tracking, "train_and_test", train_and_test)
+    first = list(run_rows([CAN, CANNOT], tmp_path, 1, 0, 60.0))
+    again = list(run_rows([CAN, CANNOT, OPEN], tmp_path, 1, 0, -1.0))
+    assert ran == [CAN, CANNOT] and again == first
+    assert (
+        len(list(run_rows([CAN], tmp_path, 2, 0, 60.0))) == 1 and len(ran) == 3
+    )  # other seeds are another row
+
+
+def test_every_row_names_a_known_task_and_layer_once():
+    assert len(set(ROWS)) == len(ROWS)
+    for row in ROWS:
+        assert row.task in TASK_MAKERS and row.layer in LAYERS
+    for task, layer in PUBLISHED:
+        assert task in TASK_MAKERS and layer in LAYERS
+
+
+def test_the_published_figure_stands_beside_ours():
+    table = table_of([record(CAN, [0.5, 1.0])])
+    assert table.rows[0][4] == "0.750 / 1.000" and table.rows[0][6] == "1.000"
+
+
+def test_two_generators_reach_all_of_a5():
+    assert (a5_generators().n_tokens, a5_generators().n_targets) == (2, 60)
+
+
+def test_unknown_rows_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"rows: Mamba \[-1,1\], 1 layer, on parity"):
+        main(only="nothing")
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_fits_the_width_of_the_models(name):
+    layer = jax.eval_shape(lambda key: LAYERS[name](state_tracking.WIDTH, key), jax.random.key(0))
+    assert layer.out_size == state_tracking.WIDTH
