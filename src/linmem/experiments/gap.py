@@ -124,7 +124,17 @@ def gap_config(
         raise ValueError(f"no memory can be made for {problem}: {'; '.join(refused.values())}")
     scale = float(np.abs(model.expected_reward()).max()) or 1.0
     ppo = dataclasses.replace(GAP_PPO, discount=model.discount, reward_scale=scale)
-    return RunConfig(problem, made, "ppo", seeds, steps, seed, 16, 200, ppo), refused
+    config = RunConfig(
+        world=problem,
+        memory=made,
+        seeds=seeds,
+        steps=steps,
+        seed=seed,
+        evaluation_actors=16,
+        evaluation_steps=200,
+        ppo=ppo,
+    )
+    return config, refused
 
 
 def memory_gap(
