@@ -104,11 +104,11 @@ def test_a_correction_refuses_logits_that_cannot_be_corrected_and_names_them():
     memory, _ = ExactLinearFilter.example(jax.random.key(0), 1)
     x = Inputs(jnp.array(0), jnp.array(0), jnp.array(0.0))
     with pytest.raises(ValueError, match=r"held\[1\] is -inf; an infinite logit cannot be undone"):
-        memory.corrected(x, [0, -np.inf, 0], [0, 0, 0])
+        memory.corrected(x, np.array([0, -np.inf, 0]), np.zeros(3))
     with pytest.raises(ValueError, match=r"right\[2\] is nan; logits are finite, or -inf"):
-        memory.corrected(x, [0, 0, 0], [0, 0, np.nan])
+        memory.corrected(x, np.zeros(3), np.array([0, 0, np.nan]))
     with pytest.raises(ValueError, match=r"held has shape \(2,\); must be \(3,\)"):
-        memory.corrected(x, [0, 0], [0, 0, 0])
+        memory.corrected(x, np.zeros(2), np.zeros(3))
 
 
 def test_random_moves_make_the_linear_filter_wrong_by_more_than_a_tenth(float64):

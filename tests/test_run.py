@@ -132,7 +132,7 @@ def command(*arguments, capsys):
 
 def test_mistyped_names_list_the_known_ones_and_exit_2(capsys):
     for arguments, message in (
-        (("run", "--memory", "s6"), "unknown memory 's6'; did you mean 's5'? known: belief"),
+        (("run", "--memory", "belef"), "unknown memory 'belef'; did you mean 'belief'? known: belief"),
         (("run", "--world", "ringwrld"), "unknown world 'ringwrld'; did you mean 'ringworld'?"),
         (("run", "--agent", "dqn"), "unknown agent 'dqn'; known: ppo"),
         (("report", "/nowhere"), "/nowhere holds no config.json"),

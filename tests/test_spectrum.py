@@ -68,7 +68,7 @@ def test_eigenvalues_of_deep_alf_are_those_of_its_matrices():
 def test_a_layer_inside_encoder_and_block_gives_both_of_each_conjugate_pair():
     memory = made("s5")
     layer = memory.memory.memory
-    pole = -np.exp(np.asarray(layer.log_decay)) + 1j * np.asarray(layer.frequency)
+    pole = np.asarray(layer.decay.rate(layer.weight)) + 1j * np.asarray(layer.frequency)
     half = np.exp(pole * np.exp(np.asarray(layer.log_step)))
     np.testing.assert_allclose(eigenvalues(memory, RING.tables()), [[*half, *half.conj()]], rtol=1e-5)
 

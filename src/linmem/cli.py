@@ -155,8 +155,17 @@ def _report(path: Path) -> None:
 
 
 @app.command(name="list")
-def list_() -> int:
-    """Name the worlds, memories, tasks and agents, with one line and the source of each."""
+def list_(markdown: bool = False) -> int:
+    """Name the worlds, memories, tasks and agents, with one line and the source of each.
+
+    Args:
+        markdown: print the page docs/memories.md instead: every memory with its equation, sizes and source.
+    """
+    if markdown:
+        from .reports.memory_table import markdown as page
+
+        print(page(), end="")
+        return 0
     from rich.console import Console
     from rich.table import Table
 
@@ -347,6 +356,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
             {
                 "act": "bench_act",
                 "kernels": "bench_kernels",
+                "layers": "bench_layers",
                 "numerics": "bench_numerics",
                 "scan": "bench_scan",
                 "solve": "bench_solve",

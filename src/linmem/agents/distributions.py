@@ -37,7 +37,9 @@ class AbstractDistribution(eqx.Module):
         """The action of the action space that a choice stands for."""
 
     @abc.abstractmethod
-    def log_prob(self, parameters: Float[Array, "*batch size"], choice: Array) -> Float[Array, "*batch"]:
+    def log_prob(
+        self, parameters: Float[Array, "*batch size"], choice: Array | np.ndarray
+    ) -> Float[Array, "*batch"]:
         """The logarithm of the choice's probability, or of its density."""
 
     @abc.abstractmethod
@@ -60,11 +62,11 @@ class Categorical(AbstractDistribution):
     def mode(self, parameters: Float[Array, " size"]) -> Int[Array, ""]:
         return jnp.argmax(parameters).astype(self.space.dtype)
 
-    def execute(self, choice: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
+    def execute(self, choice: Int[Array | np.ndarray, "*batch"]) -> Int[Array, "*batch"]:
         return choice
 
     def log_prob(
-        self, parameters: Float[Array, "*batch size"], choice: Int[Array, "*batch"]
+        self, parameters: Float[Array, "*batch size"], choice: Int[Array | np.ndarray, "*batch"]
     ) -> Float[Array, "*batch"]:
         return jnp.take_along_axis(jax.nn.log_softmax(parameters), choice[..., None], axis=-1)[..., 0]
 
@@ -95,7 +97,7 @@ class ClippedGaussian(AbstractDistribution):
     def mode(self, parameters: Float[Array, " size"]) -> Float[Array, " d"]:
         return jnp.split(parameters, 2)[0]
 
-    def execute(self, choice: Float[Array, "*batch d"]) -> Float[Array, "..."]:
+    def execute(self, choice: Float[Array | np.ndarray, "*batch d"]) -> Float[Array, "..."]:
         low, high = self.space.low, self.space.high
         if np.isfinite([low, high]).all():
             stretched = (low + high) / 2 + (high - low) / 2 * jnp.clip(choice, -1.0, 1.0)
@@ -105,7 +107,7 @@ class ClippedGaussian(AbstractDistribution):
         return jnp.clip(stretched, low, high).reshape(*choice.shape[:-1], *self.space.shape)
 
     def log_prob(
-        self, parameters: Float[Array, "*batch size"], choice: Float[Array, "*batch d"]
+        self, parameters: Float[Array, "*batch size"], choice: Float[Array | np.ndarray, "*batch d"]
     ) -> Float[Array, "*batch"]:
         mean, log_std = jnp.split(parameters, 2, axis=-1)
         scaled = (choice - mean) * jnp.exp(-log_std)

@@ -82,7 +82,7 @@ def given(forms: Sequence[str] = FORMS, copies: int = 128, width: int = 64) -> l
     slots, rows = None, []
     for form in forms:
         policy = ActorCritic(
-            MEMORIES[form].make(world, width, keys[0]), world.action_space.n, width, key=keys[0]
+            MEMORIES[form].make(world, width, keys[0]), world.action_space, width, key=keys[0]
         )
         if slots is None:
             actors = jax.vmap(begin, in_axes=(None, None, 0))(

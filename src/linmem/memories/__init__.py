@@ -8,7 +8,6 @@ raw steps from a layer of vectors).
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
@@ -58,7 +57,7 @@ from .slice import (
 )
 from .smr import StateMemoryReplay
 from .space_time import SpaceTime
-from .stack import Encoded, Features, Residual
+from .stack import Encoded, Features, Layer, Learned, Residual
 from .state_offset import StateOffset
 from .stu import STU
 from .trace import Trace
@@ -118,6 +117,7 @@ __all__ = [
     "Viterbi",
     "from_model",
     "identity",
+    "learned_layers",
     "random_deep_alf",
     "viterbi_path",
 ]
@@ -242,34 +242,14 @@ def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abst
     return random_deep_alf(model.n_states, model.n_actions, model.n_observations, key=key)
 
 
-def _learned(world: AbstractWorld, size: int, key: PRNGKeyArray, memory: AbstractMemory) -> AbstractMemory:
-    features = Features(world.observation_space, world.action_space)
-    return Encoded(features, eqx.nn.Linear(features.size, size, key=key), memory)  # pyright: ignore[reportCallIssue]
+def _block(layer: Layer) -> Learned:
+    """A maker from a layer of equal in and out size: encoder, then residual block."""
+    return Learned(layer, residual=True)
 
 
-def _block(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) of equal in and out size: encoder, then residual block.
-
-    ``hidden`` is a size of its own; 0 takes the learner's.
-    """
-
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
-        size = hidden or size
-        in_key, memory_key, block_key = jax.random.split(key, 3)
-        return _learned(world, size, in_key, Residual(layer(size, memory_key), key=block_key))
-
-    return make
-
-
-def _layer(layer: Callable[[int, PRNGKeyArray], AbstractMemory]) -> Maker:
-    """A maker from a layer (size, key) that brings its own norm and residual, or needs none: encoder only."""
-
-    def make(world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> AbstractMemory:
-        size = hidden or size
-        in_key, memory_key = jax.random.split(key)
-        return _learned(world, size, in_key, layer(size, memory_key))
-
-    return make
+def _layer(layer: Layer) -> Learned:
+    """A maker from a layer that brings its own norm and residual, or needs none: encoder only."""
+    return Learned(layer, residual=False)
 
 
 def _smr_s5(size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -281,11 +261,6 @@ def _hiss(size: int, key: PRNGKeyArray) -> AbstractMemory:
     keys = jax.random.split(key, 4)
     low, high = (Residual(S5(size, 2 * (size // 2), key=keys[i]), key=keys[i + 1]) for i in (0, 2))
     return HiSS(low, high, 10)  # pyright: ignore[reportCallIssue]
-
-
-def _gru(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    in_key, memory_key = jax.random.split(key)
-    return _learned(world, size, in_key, GRU(size, size, key=memory_key))
 
 
 def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -355,7 +330,12 @@ MEMORIES.add(
     "dense, a state for each channel",
     "Gu et al. 2021, arXiv:2110.13985",
 )
-MEMORIES.add("gru", _gru, "gated recurrent unit (nonlinear)", "Cho et al. 2014, arXiv:1406.1078")
+MEMORIES.add(
+    "gru",
+    _layer(lambda size, key: GRU(size, size, key=key)),
+    "gated recurrent unit (nonlinear)",
+    "Cho et al. 2014, arXiv:1406.1078",
+)
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
 )
@@ -517,3 +497,8 @@ MEMORIES.add(
     "S5 over chunks of 10 steps, S5 over the chunks",
     "Bhirangi et al. 2024, arXiv:2402.10211",
 )
+
+
+def learned_layers() -> dict[str, Layer]:
+    """The layers of the learned memories, by the memories' names, without encoder and residual block."""
+    return {entry.name: entry.make.layer for entry in MEMORIES if isinstance(entry.make, Learned)}

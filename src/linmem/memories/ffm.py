@@ -34,6 +34,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from .base import ONCE, PER_STEP, AbstractLinearMemory
+from .products import affine
 
 
 class FFM(AbstractLinearMemory):
@@ -72,7 +73,7 @@ class FFM(AbstractLinearMemory):
         rate = jax.lax.complex(
             jnp.broadcast_to(-jnp.abs(self.decay)[:, None], shape), jnp.broadcast_to(-self.frequency, shape)
         )
-        entering = self.enter(x) * jax.nn.sigmoid(self.in_gate(x))
+        entering = affine(self.enter, x) * jax.nn.sigmoid(affine(self.in_gate, x))
         entering = jnp.repeat(entering, self.frequency.size)
         return Element(jnp.exp(rate).ravel(), jax.lax.complex(entering, jnp.zeros_like(entering)))
 
@@ -80,9 +81,9 @@ class FFM(AbstractLinearMemory):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
-        z = self.mix(jnp.concatenate([h.real, h.imag]))
-        gate = jax.nn.sigmoid(self.out_gate(x))
-        return self.norm(z) * gate + self.skip(x) * (1 - gate)
+        z = affine(self.mix, jnp.concatenate([h.real, h.imag]))
+        gate = jax.nn.sigmoid(affine(self.out_gate, x))
+        return self.norm(z) * gate + affine(self.skip, x) * (1 - gate)
 
     @classmethod
     def example(cls, key, steps):

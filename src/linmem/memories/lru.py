@@ -30,6 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .diagonal import free, ring_between
+from .products import complex_times, real_of_times
 
 
 class LRU(AbstractLinearMemory):
@@ -72,16 +73,14 @@ class LRU(AbstractLinearMemory):
 
     def encode(self, x, start):
         transition = jnp.exp(jax.lax.complex(-jnp.exp(self.nu_log), jnp.exp(self.theta_log)))
-        gamma = jnp.exp(self.gamma_log)
-        real, imag = self.b  # two real products: x is real
-        return Element(self.hold(transition), jax.lax.complex(gamma * (real @ x), gamma * (imag @ x)))
+        scaled = jnp.exp(self.gamma_log)[:, None] * self.b
+        return Element(self.hold(transition), complex_times(scaled, x))
 
     def time_axes(self):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
-        real, imag = self.c
-        return real @ h.real - imag @ h.imag + self.d * x
+        return real_of_times(self.c, h) + self.d * x
 
     @classmethod
     def example(cls, key, steps):

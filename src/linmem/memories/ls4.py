@@ -70,9 +70,9 @@ class LS4(eqx.Module):
         self, xs: Float[Array, "T size"], starts: Bool[Array, " T"], key: PRNGKeyArray
     ) -> Float[Array, " T"]:
         """One sample of the bound on log p(x), in nats, split over the steps."""
-        mean, log_scale = jnp.split(self.posterior(xs, starts), 2, axis=1)
+        mean, log_scale = moments(self.posterior(xs, starts))
         zs = mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
-        prior_mean, prior_log_scale = jnp.split(self.prior(_before(zs, starts), starts), 2, axis=1)
+        prior_mean, prior_log_scale = moments(self.prior(_before(zs, starts), starts))
         expected = self.decoder(jnp.concatenate([zs, _before(xs, starts)], axis=1), starts)
         noise = jnp.exp(self.log_noise)
         likelihood = jax.scipy.stats.norm.logpdf(xs, expected, noise).sum(1)
@@ -89,8 +89,8 @@ class LS4(eqx.Module):
         def draw(carry, timed):
             (of_prior, of_decoder, z, x), (key, start) = carry, timed
             z_key, x_key = jax.random.split(key)
-            of_prior, moments = self.prior.step(of_prior, z, start)
-            mean, log_scale = jnp.split(moments, 2)
+            of_prior, out = self.prior.step(of_prior, z, start)
+            mean, log_scale = moments(out)
             z = mean + jnp.exp(log_scale) * jax.random.normal(z_key, mean.shape)
             of_decoder, expected = self.decoder.step(of_decoder, jnp.concatenate([z, x]), start)
             x = expected + jnp.exp(self.log_noise) * jax.random.normal(x_key, expected.shape)
@@ -102,6 +102,13 @@ class LS4(eqx.Module):
         begin = (*states, jnp.zeros(latent_size), jnp.zeros_like(self.log_noise))
         timed = jax.random.split(key, steps), jnp.arange(steps) == 0
         return jax.lax.scan(draw, begin, timed)[1]
+
+
+def moments(out: Float[Array, "*T two_n"]) -> tuple[Array, Array]:
+    """(mean, log of the scale) from what a network gives. The scale is a softplus: an exponential would feed
+    on itself when a series is drawn, and run off."""
+    mean, raw = jnp.split(out, 2, axis=-1)
+    return mean, jnp.log(jax.nn.softplus(raw))
 
 
 def _before(xs: Float[Array, "T n"], starts: Bool[Array, " T"]) -> Float[Array, "T n"]:

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .diagonal import Decay, Discretisation, Init, exp, free, legs_normal, log_uniform, parts, weights_of, zoh
+from .products import complex_times, real_of_times
 
 
 class S5(AbstractLinearMemory):
@@ -81,15 +82,13 @@ class S5(AbstractLinearMemory):
     def encode(self, x, start):
         eigenvalues = jax.lax.complex(self.decay.rate(self.weight), self.frequency)
         transition, gain = self.discretise(eigenvalues, jnp.exp(self.log_step))
-        real, imag = self.b  # two real products: x is real
-        return Element(self.hold(transition), gain * jax.lax.complex(real @ x, imag @ x))
+        return Element(self.hold(transition), gain * complex_times(self.b, x))
 
     def time_axes(self):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
-        real, imag = self.c
-        return 2 * (real @ h.real - imag @ h.imag) + self.d * x
+        return 2 * real_of_times(self.c, h) + self.d * x
 
     @classmethod
     def example(cls, key, steps):

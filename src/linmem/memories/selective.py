@@ -76,7 +76,7 @@ class AbstractSelective(AbstractMemory):
     def reference_update(self, h: np.ndarray, rate: np.ndarray, key: np.ndarray, u: np.ndarray) -> np.ndarray:
         """The paper's update in float64 NumPy."""
 
-    def keys_and_queries(self, selected: Float[Array, "... selected"]) -> tuple[Array, Array]:
+    def keys_and_queries(self, selected: Float[Array | np.ndarray, "... selected"]) -> tuple:
         """(k_t, q_t) from their part of W_x u_t."""
         return selected[..., : self.state_size], selected[..., self.state_size :]
 

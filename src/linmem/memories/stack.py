@@ -3,6 +3,9 @@
 Both are memories themselves, so neither agent nor rollout can tell whether they are there.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.types import Inputs, Start
+from ..worlds.base import AbstractWorld
 from ..worlds.spaces import Box, Discrete, Space, vector, width
 from .base import AbstractMemory
 from .gru import GRU
@@ -147,6 +151,31 @@ class Residual(AbstractMemory):
         value = v @ f(self.value.weight).T + f(self.value.bias)
         gate = v @ f(self.gate.weight).T + f(self.gate.bias)
         return u + value / (1 + np.exp(-gate))
+
+
+Layer = Callable[[int, PRNGKeyArray], AbstractMemory]
+"""(size, key) -> a memory of vectors of this size, in and out."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A maker (world, size, key) of a learned memory: encoder, then ``layer``, in a residual block if
+    ``residual``. ``hidden`` is a size of its own; 0 takes the learner's."""
+
+    layer: Layer
+    residual: bool
+
+    def __call__(self, world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> Encoded:
+        size = hidden or size
+        if self.residual:
+            in_key, memory_key, block_key = jax.random.split(key, 3)
+            memory = Residual(self.layer(size, memory_key), key=block_key)
+        else:
+            in_key, memory_key = jax.random.split(key)
+            memory = self.layer(size, memory_key)
+        features = Features(world.observation_space, world.action_space)
+        linear = eqx.nn.Linear(features.size, size, key=in_key)
+        return Encoded(features, linear, memory)  # pyright: ignore[reportCallIssue]
 
 
 def _gelu(v: np.ndarray) -> np.ndarray:

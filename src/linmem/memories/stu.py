@@ -73,7 +73,8 @@ class STU(AbstractMemory):
 
     def step(self, state, x, start):
         rows = jnp.concatenate([jnp.where(start, 0.0, state), x[None]])
-        return rows[1:], jnp.einsum("loi,li->o", self.kernel(len(rows)), rows[::-1])
+        filtered = self.taps()[:, : len(rows)] @ rows[::-1]
+        return rows[1:], jnp.einsum("koi,ki->o", self.weights(), filtered)
 
     def unroll(self, state, xs, starts):
         past, rows = len(state), jnp.concatenate([state, xs])
@@ -84,9 +85,15 @@ class STU(AbstractMemory):
 
     def kernel(self, length: int) -> Float[Array, "length out in"]:
         """The impulse response: y_t = sum_i kernel[i] u_{t-i}."""
+        return jnp.einsum("kl,koi->loi", self.taps(), self.weights())[:length]
+
+    def taps(self) -> Float[Array, "filters length"]:
+        """The fixed filters, then those that read u_t, u_{t-1}, u_{t-2} alone."""
         fixed = jax.lax.stop_gradient(self.filters)
-        taps = jnp.concatenate([fixed, jnp.eye(3, fixed.shape[1])])
-        return jnp.einsum("kl,koi->loi", taps, jnp.concatenate([self.mix, self.direct]))[:length]
+        return jnp.concatenate([fixed, jnp.eye(3, fixed.shape[1])])
+
+    def weights(self) -> Float[Array, "filters out in"]:
+        return jnp.concatenate([self.mix, self.direct])
 
     @classmethod
     def example(cls, key, steps):

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem.core.registry import UnknownName
+from linmem.evidence import bench_layers, peers
+from linmem.memories import LRU
+
+
+def test_operations_of_a_step_are_those_of_its_products_and_a_few_a_state():
+    n, size = 24, 40
+    counted = bench_layers.operations(LRU(size, n, key=jax.random.key(0)), size)
+    products = 2 * (2 * n * size) + 2 * (2 * n * size)
+    assert products <= counted <= products + 40 * (n + size)
+
+
+def test_a_target_holds_by_speed_over_the_best_peer_or_by_nearness_to_the_floor():
+    def row(speedup, floors):
+        return {"layer": "gru", "steps": 8, "speedup": speedup, "floors": floors, "best": "memax"}
+
+    rows = [row(1.6, 9.0), row(1.4, 1.9), row(1.4, 2.1), row(None, 1.0)]
+    assert [t.holds for t in bench_layers._targets(rows)] == [True, True, False]
+
+
+def test_an_unknown_layer_is_named_with_the_known_ones():
+    with pytest.raises(UnknownName, match=r"unknown layer 'lrru'; known: .*lru"):
+        bench_layers.main(only=("lrru",))
+
+
+def test_a_library_that_cannot_be_imported_is_left_out_with_the_reason(monkeypatch):
+    def broken():
+        raise ImportError("no module named memax")
+
+    monkeypatch.setattr(peers, "_memax", broken)
+    monkeypatch.setattr(peers, "_memorax", lambda: {"lru": None})
+    found, missing = peers.peers()
+    assert found == {"lru": {"memorax": None}}
+    assert missing == ["memax is left out: ImportError: no module named memax"]
+
+
+def test_products_written_for_rows_are_the_complex_products():
+    from linmem.memories.products import complex_times, real_of_times
+
+    rng = np.random.default_rng(0)
+    m, x, h = rng.normal(size=(2, 5, 3)), rng.normal(size=3), rng.normal(size=3) + 1j * rng.normal(size=3)
+    full = m[0] + 1j * m[1]
+    f = lambda a: jnp.asarray(a, jnp.float32)  # noqa: E731
+    np.testing.assert_allclose(complex_times(f(m), f(x)), full @ x, rtol=1e-5)
+    got = real_of_times(f(m), jnp.asarray(h, jnp.complex64))
+    np.testing.assert_allclose(got, (full @ h).real, rtol=1e-4)
