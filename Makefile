@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach p,python3.13 python3.12 python3.11 python3,$(she
 VENV ?= .venv
 BIN := $(VENV)/bin
 # where signatures carry shapes; the tests run them
-CHECKED := linmem.core,linmem.worlds,linmem.memories,linmem.tasks,linmem.agents,linmem.measures,linmem.experiments
+CHECKED := linmem.core,linmem.worlds,linmem.certificates,linmem.memories,linmem.tasks,linmem.agents,linmem.measures,linmem.experiments
 
 .PHONY: demo test lint clean
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from scipy.integrate import quad
 
-from linmem.measures.certificates import analyse
+from linmem.certificates import analyse
 from linmem.worlds.ringworld import RingWorld
 from linmem.worlds.tables import HMM, POMDP
 

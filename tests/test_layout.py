@@ -8,6 +8,7 @@ import linmem
 ORDER = (
     "core",
     "worlds",
+    "certificates",
     "memories",
     "planning",
     "tasks",

@@ -4,6 +4,7 @@ One equation, h_t = A_t h_{t-1} + b_t, read as ordinary arithmetic, as log-sum-e
 """
 
 from .agents import AGENTS, ActorCritic, PPOConfig
+from .certificates import analyse
 from .core.algebra import (
     BlockDiagonal,
     Dense,
@@ -21,7 +22,6 @@ from .core.scan import scan
 from .core.types import Inputs
 from .experiments.config import RunConfig
 from .experiments.deploy import Policy, load
-from .measures.certificates import analyse
 from .memories import (
     GRU,
     MEMORIES,

@@ -267,6 +267,39 @@ def solve(
 
 
 @app.command
+def gap(
+    model: Positional[str],
+    memory: tuple[str, ...] = ("none", "s5", "gru", "belief"),
+    seeds: int = 4,
+    steps: int = 600_000,
+    time: float = 60.0,
+    episodes: int = 2000,
+    seed: int = 0,
+    out: Path = Path("runs"),
+    json: Path | None = None,
+) -> int:
+    """Say what share of the value of memory on a problem each memory's trained agents capture.
+
+    Solves the problem, finds the best policy without memory, trains agents and plays them. Ctrl-C keeps what
+    was done; the same command goes on from there.
+
+    Args:
+        model: a .POMDP or POMDPX file, or a shipped problem (see `linmem list`).
+        memory: the memories (see `linmem list`).
+        seeds: agents of each memory.
+        steps: environment steps that each is trained for.
+        time: seconds after which solving stops.
+        episodes: episodes played by each trained agent.
+        seed: from which all random numbers follow.
+        out: where run folders are made.
+        json: write the numbers of every seed to this file.
+    """
+    from .evidence.memory_gap import gap as measure
+
+    return measure(model, memory, seeds, steps, time, episodes, seed, out, json)
+
+
+@app.command
 def analyse(model: Positional[str]) -> int:
     """Say whether linear memory is enough for a model, with reasons, bounds, and the filter to use.
 
@@ -276,8 +309,8 @@ def analyse(model: Positional[str]) -> int:
             distributions in rows; with `transition` (m, n, n) and `emission` (n, k) or (m, n, k) it is the
             controlled case.
     """
-    from .measures.certificates import analyse as certify
-    from .worlds import WORLDS, resolve
+    from .certificates import analyse as certify
+    from .worlds import resolve
     from .worlds.model_files import is_model_name, read_model
 
     if model.endswith(".npz"):
@@ -286,7 +319,6 @@ def analyse(model: Positional[str]) -> int:
     if is_model_name(model):
         print(certify(read_model(model).dense()))
         return 0
-    tables = WORLDS[model].make().tables()
     tables = resolve(model).make().tables()
     if tables is None:
         raise UsageError(f"world '{model}' has no tables to analyse; name a finite one or a .npz file")
@@ -364,6 +396,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "s4": "s4_kernel",
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
+                "memory-gap": "memory_gap",
             },
         ),
     }

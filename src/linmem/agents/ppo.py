@@ -63,6 +63,8 @@ class PPOConfig:
     """let the step size fall linearly to 0 over the run"""
     discount: float = 0.99
     """of future rewards, per step"""
+    reward_scale: float = 1.0
+    """rewards are divided by it before anything is learned from them; values are then in these units"""
     trace: float = 0.95
     """lambda of the advantage estimates"""
     clip: float = 0.2
@@ -85,6 +87,8 @@ class PPOConfig:
         for name in ("actors", "unroll", "epochs", "minibatches", "memory_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.reward_scale > 0:
+            raise ValueError(f"reward_scale is {self.reward_scale}; it must be positive")
         for name in ("discount", "trace"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it lies in [0, 1]")
@@ -170,7 +174,8 @@ def improve(
     first_memory = state.actors.memory
     _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start)
     values = jnp.concatenate([slots.value, last_value[None]])
-    gains = advantages(slots.reward, values, slots.terminated, slots.truncated, config.discount, config.trace)
+    rewards = slots.reward / config.reward_scale
+    gains = advantages(rewards, values, slots.terminated, slots.truncated, config.discount, config.trace)
     targets = gains + slots.value  # detail 5
 
     policy, opt_state, losses = learn(

@@ -48,7 +48,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from rich.progress import track
 
-from ..measures.certificates import Certificate, analyse
+from ..certificates import Certificate, analyse
 from ..memories.belief import Belief
 from ..memories.linear_filter import AdaptiveLinearFilter
 from ..reports.figures import PALETTE, Picture

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot
-from ..measures.certificates import analyse
+from ..certificates import analyse
 from ..measures.decoding import decode
 from ..measures.spectrum import angular_distance, chance_distance, eigenvalues, theoretical
 from ..worlds.tables import POMDP

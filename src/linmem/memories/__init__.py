@@ -29,7 +29,7 @@ from .gla import GLA
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
-from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter
+from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter, from_model
 from .longhorn import Longhorn
 from .lru import LRU
 from .lssl import LSSL
@@ -115,6 +115,7 @@ __all__ = [
     "StateOffset",
     "Trace",
     "Viterbi",
+    "from_model",
     "identity",
     "learned_layers",
     "random_deep_alf",
@@ -202,6 +203,10 @@ def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> Abstra
     return Belief(_tables(world, "belief_logits"), readout=identity)
 
 
+def _auto(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
+    return from_model(_tables(world, "auto"))
+
+
 def _lof(world: AbstractWorld, size: int, key: PRNGKeyArray, readout: str = "logits") -> AbstractMemory:
     return LogForward(_tables(world, "lof"), named_readout(readout))
 
@@ -271,6 +276,9 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
 MEMORIES.add("belief_logits", _belief_logits, "the exact filter's logits, the largest always 0", PAPER)
 MEMORIES.add("lof", _lof, "the exact filter's raw logits, falling without bound", PAPER)
+MEMORIES.add(
+    "auto", _auto, "the cheapest filter that theory allows for the model, or the belief", "this library"
+)
 MEMORIES.add("alf", _alf, f"adaptive linear filter of the known model, delta = {ALF_DELTA}", PAPER)
 MEMORIES.add("alf_bank", _alf_bank, "adaptive linear filters at 9 rates, logits side by side", "this library")
 MEMORIES.add(

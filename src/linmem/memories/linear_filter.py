@@ -34,12 +34,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
+from ..certificates import analyse
 from ..core.algebra import AbstractAlgebra, Diagonal, Element, Ordinary, Permutation, Permuted
 from ..core.scan import scan
 from ..core.types import Inputs
 from ..worlds.tables import POMDP, deterministic_of, permutation_of
 from .base import AbstractLinearMemory, AbstractMemory
-from .belief import _softmax, example_inputs, identity
+from .belief import Belief, _softmax, example_inputs, identity
 
 Readout = Callable[[Array], Array]
 
@@ -266,6 +267,44 @@ class InitialStateFilter(AbstractMemory):
             np.add.at(belief, f, p)
             out.append(belief)
         return np.stack(out)
+
+
+def from_model(model: POMDP) -> ExactLinearFilter | InitialStateFilter | AdaptiveLinearFilter | Belief:
+    """The cheapest filter that loses nothing, or no more than a theorem says: after ``analyse``.
+
+    | every transition is                  | filter               | features           |
+    |--------------------------------------|----------------------|--------------------|
+    | a permutation                        | ExactLinearFilter    | the belief         |
+    | deterministic, some many-to-one      | InitialStateFilter   | the belief         |
+    | nearly deterministic and certified   | AdaptiveLinearFilter | logits, near Bayes |
+    | anything else                        | Belief               | the belief         |
+
+    The adaptive filter takes the certificate's delta. Where the certificate is vacuous, its delta promises
+    nothing; and where an emission is 0, also of a transient state or of the first observation's law, the
+    filter cannot be made. The belief is taken then.
+    """
+    model = _normalised(model)
+    found = analyse(model)
+    match found.recommended.filter:
+        case "exact linear":
+            return ExactLinearFilter(model)
+        case "initial-state":
+            return InitialStateFilter(model)
+        case "adaptive linear" if (model.emission > 0).all() and (model.initial_emission > 0).all():
+            delta = found.recommended.delta
+            for certificate in found.certificates:
+                if delta is not None and certificate.delta == delta and not certificate.vacuous:
+                    return AdaptiveLinearFilter(model, delta)
+    return Belief(model)
+
+
+def _normalised(model: POMDP) -> POMDP:
+    """With rows divided by their sums: a single entry of 0.999999 is a sure move, as ``analyse`` takes it."""
+    transition, emission, initial, first = (
+        table / table.sum(axis=-1, keepdims=True)
+        for table in (model.transition, model.emission, model.initial, model.initial_emission)
+    )
+    return POMDP(transition, emission, model.reward, initial, model.discount, first)
 
 
 def _push_forward(f: Int[Array, " n"], p: Float[Array, " n"]) -> Float[Array, " n"]:

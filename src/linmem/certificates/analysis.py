@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ...worlds.tables import HMM, POMDP
+from ..worlds.tables import HMM, POMDP
 from .assumptions import (
     Assumption,
     distinct_emissions,
