@@ -62,7 +62,7 @@ class Categorical(AbstractDistribution):
     def mode(self, parameters: Float[Array, " size"]) -> Int[Array, ""]:
         return jnp.argmax(parameters).astype(self.space.dtype)
 
-    def execute(self, choice: Int[Array | np.ndarray, "*batch"]) -> Int[Array, "*batch"]:
+    def execute(self, choice: Int[Array, "*batch"]) -> Int[Array, "*batch"]:
         return choice
 
     def log_prob(

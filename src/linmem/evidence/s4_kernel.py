@@ -50,7 +50,7 @@ def kernel_by_powers(system: tuple[np.ndarray, np.ndarray, np.ndarray], length: 
     transition, x, c = system
     values = []
     for _ in range(length):
-        values.append((c @ x).real)
+        values.append(np.real(c @ x))
         x = transition @ x
     return np.array(values)
 

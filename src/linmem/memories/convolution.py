@@ -21,4 +21,4 @@ def convolve(kernel: Float[Array, "T *c"], xs: Float[Array, "T *c"]) -> Float[Ar
 
 def fast_length(length: int) -> int:
     """The least number >= ``length`` that real transforms do fast: a product of small primes."""
-    return next_fast_len(length, real=True)
+    return int(next_fast_len(length, real=True))  # pyright: ignore[reportArgumentType]

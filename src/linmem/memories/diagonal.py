@@ -118,8 +118,8 @@ def diagonalised(a: np.ndarray, b: np.ndarray) -> Basis:
     """The eigenbasis of any real diagonalisable matrix (n, n), one of each conjugate pair."""
     eigenvalues, vectors = np.linalg.eig(a)
     into = np.linalg.inv(vectors)
-    kept = eigenvalues.imag >= 0
-    alone = eigenvalues.imag == 0  # counted once, where 2 Re(.) counts twice
+    kept = np.imag(eigenvalues) >= 0
+    alone = np.imag(eigenvalues) == 0  # counted once, where 2 Re(.) counts twice
     back = np.where(alone, 0.5, 1.0) * vectors
     return Basis(eigenvalues[kept], into[kept], back[:, kept], into[kept] @ b)
 

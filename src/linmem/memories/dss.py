@@ -88,7 +88,7 @@ class DSS(AbstractChannels):
                 g = (np.exp(Lambda * Delta[h]) - 1) / Lambda
             else:
                 s = sum(np.exp(Lambda * r * Delta[h]) for r in range(self.length))
-                g = s.conj() / (s * s.conj() + EPSILON) / Lambda
+                g = np.conj(s) / (s * np.conj(s) + EPSILON) / Lambda
             z = np.zeros(len(Lambda), complex)
             for k, start in enumerate(starts):
                 z = np.zeros_like(z) if start else z

@@ -111,7 +111,7 @@ def normal_spectrum(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rest = np.abs(frequency) < 1e-9 * max(1.0, np.abs(frequency).max())
     moving = (frequency > 0) & ~rest
     # Directions that do not turn have real eigenvectors; two of them make one pair.
-    still = np.linalg.svd(vectors[:, rest] @ vectors[:, rest].conj().T)[0][:, : rest.sum()].real
+    still = np.real(np.linalg.svd(vectors[:, rest] @ vectors[:, rest].conj().T)[0][:, : rest.sum()])
     paired = (still[:, ::2] + 1j * still[:, 1::2]) / np.sqrt(2)
     vectors = np.concatenate([paired, vectors[:, moving]], axis=1)
     turning = np.concatenate([np.zeros(paired.shape[1]), frequency[moving]])
