@@ -19,6 +19,6 @@ def test_a_row_shows_the_equation_that_makes_a_state_from_the_last_one():
 
 
 def test_learned_layers_are_those_whose_maker_carries_one():
-    fixed = {"belief", "belief_logits", "alf", "alf_bank", "alf_self_tuning", "trace", "none"}
+    fixed = {"belief", "belief_logits", "alf", "alf_bank", "alf_self_tuning", "auto", "lof", "trace", "none"}
     of_a_model = {"deep_alf", "deep_alf_random"}
     assert set(learned_layers()) == set(MEMORIES.names()) - fixed - of_a_model

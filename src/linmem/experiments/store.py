@@ -159,7 +159,8 @@ class Folder:
         kept = "".join(
             json.dumps(record) + "\n"
             for record in self.records()
-            if record["memory"] != memory or record.get("update", update + 1) <= update  # a result has none
+            if record.get("memory") != memory
+            or record.get("update", update + 1) <= update  # a result has none
         ).encode()
         if path.exists() and path.read_bytes() != kept:
             self.write("records.jsonl", kept)

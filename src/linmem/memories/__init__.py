@@ -123,7 +123,7 @@ __all__ = [
 ]
 
 PAPER = "Zhao et al. 2026, arXiv:2605.31261"
-ALF_DELTA = 0.05  # best of 0.03, 0.05, 0.07, 0.1, 0.15, 0.2 on our RingWorld; the paper took 0.1 on its own
+ALF_DELTA = 0.05  # near the best on our RingWorld (`linmem reproduce ringworld-choices --parts delta`)
 
 CHANNEL_STATE = 16
 """State size of each channel in the layers that have one for each."""
