@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
+from ..core.checkpointed import checkpointed_scan
 from . import diagonal
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .convolution import convolve
-from .pieces import scan_in_pieces
 
 
 class System(NamedTuple):
@@ -61,7 +61,7 @@ class AbstractChannels(AbstractLinearMemory):
             h = self.algebra.act(_element(system, x), jnp.where(start, 0.0, h))
             return h, self._features(system, h, x)
 
-        return scan_in_pieces(body, state, (xs, starts))
+        return checkpointed_scan(body, state, (xs, starts))
 
     def _features(self, system, h, x):
         output = system.output

@@ -29,12 +29,12 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, BlockDiagonal, Element
+from ..core.checkpointed import checkpointed_scan
 from ..core.matrices import inverse
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .convolution import convolve
 from .diagonal import log_uniform
 from .hippo import Hippo, legs
-from .pieces import scan_in_pieces
 
 
 class LSSL(AbstractLinearMemory):
@@ -98,7 +98,7 @@ class LSSL(AbstractLinearMemory):
             h = self.algebra.act(Element(transition, into * x[:, None]), jnp.where(start, 0.0, h))
             return h, self.decode(h, x)
 
-        return scan_in_pieces(body, state, (xs, starts))
+        return checkpointed_scan(body, state, (xs, starts))
 
     def kernel(self, length: int) -> Float[Array, "length h"]:
         """The response to an impulse, without the feedthrough D."""

@@ -43,11 +43,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
+from ..core.checkpointed import checkpointed_scan
 from .base import AbstractMemory
 from .convolution import convolve
 from .diagonal import exp, log_uniform, parts, weights_of
 from .hippo import Hippo, dplr, legs
-from .pieces import scan_in_pieces
 
 
 class System(NamedTuple):
@@ -111,7 +111,7 @@ class S4(AbstractMemory):
 
     def unroll(self, state, xs, starts):
         system = self.system()
-        return scan_in_pieces(lambda z, timed: self._advance(system, z, *timed), state, (xs, starts))
+        return checkpointed_scan(lambda z, timed: self._advance(system, z, *timed), state, (xs, starts))
 
     def _advance(self, system, z, x, start):
         low_rank, b, forward, backward, bridge = system

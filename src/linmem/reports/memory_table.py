@@ -70,7 +70,7 @@ def form(memory: AbstractMemory) -> str:
         way = "scan"
     else:
         source = inspect.getsource(type(memory).unroll)
-        ways = {"scan_in_pieces": "pieces", "causal_filter": "convolution"}
+        ways = {"checkpointed_scan": "pieces", "causal_filter": "convolution"}
         way = next((way for call, way in ways.items() if call in source), "own")
     return way + " or convolution" * hasattr(memory, "convolve")
 
