@@ -213,12 +213,12 @@ def _sequential(algebra, elements, starts, initial, dtype):
     if algebra.elementwise:
         elements, initial = _rows(elements, shape), initial.reshape(-1)
 
-    def body(t, h):
-        element, start = _at((elements, starts), t, steps)
-        h = algebra.act(element, _erase(algebra, _match(start, shape, h), h)).astype(h.dtype)
+    def body(t, h, b):
+        transition, start = _at((elements.transition, starts), t, steps)
+        h = algebra.act(Element(transition, b), _erase(algebra, _match(start, shape, h), h)).astype(h.dtype)
         return h, h.astype(dtype)
 
-    last, states = _loop(body, range(steps), initial, _buffer(elements.input, dtype))
+    last, states = _loop(body, range(steps), initial, elements.input)
     return last.reshape(shape), states.reshape(-1, *shape)
 
 
@@ -242,24 +242,23 @@ def _at(tree, t, steps):
     )
 
 
-def _buffer(like, dtype):
-    """An array of the form of ``like``, to be overwritten. It is filled with an entry of ``like``, not with
-    zeros: XLA merges equal constants of a program, and then copies them once for each loop, on one core."""
-    return jnp.full(like.shape, like[(0,) * like.ndim], dtype)
+def _loop(body, times, carry, entries):
+    """Step ``body(t, carry, entry_t) -> (carry, state_t)`` through ``times``: (last carry, all states).
 
-
-def _loop(body, times, carry, states):
-    """Step ``body(t, carry) -> (carry, state_t)`` through ``times``, writing into ``states``:
-    (last carry, all states)."""
+    A state is written where its entry stood. That moves fewer bytes than a buffer for the states, which
+    would have to be filled first; and if nothing else needs the entries, XLA does not copy them either."""
 
     def step(i, so_far):
         carry, written = so_far
         # unsigned: a signed index would be checked for being negative, at each step, by a kernel of its own
         t = (times.start + times.step * i).astype(jnp.uint32)
-        carry, state = body(t, carry)
+        entry = jax.lax.dynamic_index_in_dim(written, t, keepdims=False)
+        # The barrier keeps reading and writing in two kernels: for one that does both XLA would first copy
+        # the whole array, at each step.
+        carry, state = jax.lax.optimization_barrier(body(t, carry, entry))
         return carry, jax.lax.dynamic_update_index_in_dim(written, state, t, 0)
 
-    return jax.lax.fori_loop(0, len(times), step, (carry, states))
+    return jax.lax.fori_loop(0, len(times), step, (carry, entries))
 
 
 def _full_time(elements: Element, steps: int) -> Element:
@@ -352,13 +351,12 @@ def _backward(algebra, method, timed, starts, rest):
             back = algebra.adjoint_apply(adjoint, g)
             return _erase(linear, _match(start, shape, back), back).astype(g.dtype)
 
-        def body(t, later):  # carries what it stores: carrying what is passed on would compute it twice
-            g = _at(g_states, t, steps) + passed(t + 1, later)
+        def body(t, later, g):  # carries what it stores: carrying what is passed on would compute it twice
+            g = g + passed(t + 1, later)
             return g, g
 
-        final = g_states[-1] + g_last
-        buffer = _buffer(g_states, g_last.dtype).at[-1].set(final)
-        g_first, g = _loop(body, range(steps - 2, -1, -1), final, buffer)
+        g = g_states.astype(g_last.dtype).at[-1].add(g_last)
+        g_first, g = _loop(body, range(steps - 2, -1, -1), g[-1], g)
         g_initial = passed(0, g_first)
         return g.reshape(-1, *shape), g_initial.reshape(shape)
 
