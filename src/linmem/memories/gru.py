@@ -61,7 +61,7 @@ def _recur_fwd(w_state, bias_new, entering, starts, initial):
 
 
 def _recur_bwd(kept, cotangent):
-    """Once all states are known, all gates follow from them at once, and what is left to do in time is linear:
+    """Once all states are known, all gates follow at once, and what is left to do in time is linear:
 
         g_{t-1} = dL/dh_{t-1} + z_t * g_t + U^T (k_t * [g_t, g_t, g_t])        nothing of g_t where start_t
 
