@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from linmem.evidence import digits, forecasting, ptd, s4_kernel, stable_ssm
+from linmem.evidence.lines import write_lines
 from linmem.evidence.rows import kept
-from linmem.memories import GRU, learned_layers
+from linmem.memories import GRU, S4, learned_layers
 from linmem.tasks.train import SequenceModel
 
 KEY = jax.random.key(0)
@@ -27,9 +28,13 @@ def test_an_output_settles_at_the_transfer_function():
     np.testing.assert_allclose(np.abs(late).max(), abs(ptd.transfer(hippo, c, np.array([w]))[0]), rtol=0.02)
 
 
-def test_the_condition_of_orthonormal_eigenvectors_is_one():
+def test_the_condition_of_eigenvectors_is_one_if_orthonormal_and_grows_as_they_align():
     basis = ptd.legs_normal(8, jax.random.key(0))
     np.testing.assert_allclose(ptd.condition(basis), 1.0, rtol=1e-9)
+    cosine = 0.8  # between two real eigenvectors, of any length
+    back = np.array([[1.0, 3 * cosine], [0.0, 3 * np.sqrt(1 - cosine**2)]])
+    aligned = basis._replace(eigenvalues=np.array([-1.0, -2.0]) + 0j, back=back)
+    np.testing.assert_allclose(ptd.condition(aligned), np.sqrt((1 + cosine) / (1 - cosine)))
 
 
 def test_ptd_targets_are_missed_if_ptd_deviates_as_s4d_does():
@@ -43,6 +48,26 @@ def test_ptd_targets_are_missed_if_ptd_deviates_as_s4d_does():
     assert any("Fourier mode" in name for name in missed)
 
 
+def test_the_powers_that_judge_s4_are_its_answer_to_an_impulse():
+    layer = S4(2, 6, key=KEY)
+    impulse = np.zeros((9, 2))
+    impulse[0] = 1.0
+    expected = layer.reference(impulse, np.arange(9) == 0) - np.asarray(layer.d) * impulse
+    found = [s4_kernel.kernel_by_powers(system, 9) for system in s4_kernel.dense(layer)]
+    np.testing.assert_allclose(np.stack(found, axis=1), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_s4_targets_hold_if_kernels_agree_and_only_legs_converges():
+    rows = [{"part": "precision", "cauchy": 2e-6}]
+    rows += [{"part": "speed", "length": n, "cauchy": 1.0, "powers": 2.0} for n in (1, 2)]
+    rows += [
+        {"part": "diagonal", "hippo": name, "state": n, "error": 0.004 / n if name == "legs" else 1.0}
+        for name in s4_kernel.HIPPO
+        for n in (8, 16)
+    ]
+    assert all(target.holds for target in s4_kernel.targets_of(rows))
+
+
 def test_s4_targets_are_missed_if_kernels_differ_or_legs_does_not_converge():
     rows = [{"part": "precision", "cauchy": 2e-5}]
     rows += [{"part": "speed", "length": n, "cauchy": 2.0, "powers": 1.0} for n in (1, 2)]
@@ -52,6 +77,15 @@ def test_s4_targets_are_missed_if_kernels_differ_or_legs_does_not_converge():
         for n in (8, 16)
     ]
     assert not any(target.holds for target in s4_kernel.targets_of(rows))
+
+
+def test_logarithmic_axes_are_labelled_with_plain_numbers(tmp_path):
+    """In an SVG file the words stand in comments beside their outlines."""
+    lines = {"a": ([16, 1024], [0.001, 10.0])}
+    drawn = write_lines(tmp_path / "figure.svg", lines, "size", "seconds").read_text()
+    assert "math" not in drawn
+    for label in ("16", "1024", "0.01", "1"):
+        assert f"<!-- {label} -->" in drawn
 
 
 def test_stable_ssm_targets_need_a_rate_where_direct_fails_and_the_other_converges():
