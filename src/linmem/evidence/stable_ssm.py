@@ -149,10 +149,10 @@ def figure_of(rows: list[dict]):
     top = 1e3
     for name, colour in zip(MAPS, PALETTE, strict=False):
         mine = [row for row in rows if row["map"] == name]
-        height = [np.median(np.clip(np.nan_to_num(row["final"], nan=top), 1e-3, top)) for row in mine]
+        height = [np.median(np.clip(np.nan_to_num(row["final"], nan=top), 1e-4, top)) for row in mine]
         axes.plot([row["rate"] for row in mine], height, "o-", color=colour, label=name, linewidth=1.4)
     axes.axhline(FITS, color="#888888", linestyle=":", linewidth=1)
-    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylim=(3e-3, 2 * top))
+    axes.set(xscale="log", yscale="log", xticks=RATES, xlabel="learning rate", ylim=(3e-4, 2 * top))
     axes.set(ylabel="relative error", title="median of seeds; 1000 stands for more")
     axes.legend(frameon=False, fontsize=9)
     axes.grid(color="#e5e5e5", linewidth=0.7)
