@@ -11,9 +11,10 @@ direct map at +1/2, where the state grows from the first step on; that is a row 
 Source: S. Wang, Q. Li, "StableSSM", 2023, arXiv:2311.14495, section 4 (a memory of 1 / (t + 1)^1.1); from the
 authors' code (radarFudan/StableSSM, experiment LF): the maps with b = 0.1, S4D-Lin with Delta between 0.001
 and 0.1, 64 states a channel, 100 steps, learning rates 5e-6 to 5 by tens, weight decay 0.01, a cosine down to
-0, no clipping, 10,000 steps, 3 repetitions.
+0, no clipping, 3 repetitions.
 Departures: 16 channels, not 64, and no nonlinearity, norm or residual, so that what is learned is the memory
-alone; B is learned beside C; batches of 16, not 128.
+alone; B is learned beside C; 2000 steps on batches of 16, not 10,000 on 128, and therefore no rates below
+5e-4.
 """
 
 import functools
@@ -37,9 +38,9 @@ from .drawing import panels, save
 from .rows import kept
 
 POWER = 1.1
-RATES = (5e-6, 5e-5, 5e-4, 5e-3, 5e-2, 0.5, 5.0)
+RATES = (5e-4, 5e-3, 5e-2, 0.5, 5.0)
 SEEDS = 3
-STEPS, BATCH, LENGTH, CHANNELS, STATE = 10_000, 16, 100, 16, 64
+BATCH, LENGTH, CHANNELS, STATE = 16, 100, 16, 64
 WEIGHT_DECAY = 0.01
 FITS = 0.1
 """Relative error of the learned memory below which a run counts as having converged."""
@@ -81,7 +82,7 @@ def memory_error(model: Mixture) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("name", "steps"))
-def train(name: str, rates: jax.Array, seeds: jax.Array, steps: int = STEPS) -> jax.Array:
+def train(name: str, rates: jax.Array, seeds: jax.Array, steps: int) -> jax.Array:
     """Error of the memory after training, (rates, seeds), for one map."""
 
     def one(rate, seed):
@@ -108,9 +109,9 @@ def train(name: str, rates: jax.Array, seeds: jax.Array, steps: int = STEPS) -> 
     return jax.vmap(lambda rate: jax.vmap(lambda seed: one(rate, seed))(seeds))(rates)
 
 
-def measure(name: str) -> dict:
+def measure(name: str, steps: int) -> dict:
     """Of one map: the errors of all seeds at each learning rate."""
-    return {"errors": np.asarray(train(name, jnp.asarray(RATES), jnp.arange(SEEDS))).tolist()}
+    return {"errors": np.asarray(train(name, jnp.asarray(RATES), jnp.arange(SEEDS), steps)).tolist()}
 
 
 def converged(row: dict) -> bool:
@@ -159,20 +160,21 @@ def figure_of(rows: list[dict]):
     return figure
 
 
-def main(out: Path = Path("runs/stable-ssm"), json: Path | None = None) -> int:
+def main(steps: int = 2000, out: Path = Path("runs/stable-ssm"), json: Path | None = None) -> int:
     """Learn a polynomially decaying memory with four maps of the decay (arXiv:2311.14495).
 
     Ends with a table, a figure and the targets that hold; exits 1 if one does not. Finished maps are kept,
-    and the same command goes on from there. Takes about ten minutes.
+    and the same command goes on from there. Takes about three minutes.
 
     Args:
+        steps: of AdamW; the authors take 10,000.
         out: folder of the finished maps and the figure `stable-ssm.svg`.
         json: also write rows and targets to this file.
     """
     rows = []
     for name in track(MAPS, "maps", transient=True):
-        settings = {"map": name, "steps": STEPS}
-        measured = kept(out, settings, functools.partial(measure, name))
+        settings = {"map": name, "steps": steps}
+        measured = kept(out, settings, functools.partial(measure, name, steps))
         assert measured is not None
         rows += [
             {"map": name, "rate": rate, "final": final}
@@ -184,7 +186,7 @@ def main(out: Path = Path("runs/stable-ssm"), json: Path | None = None) -> int:
         [[name, *(_shown(row["final"]) for row in rows if row["map"] == name)] for name in MAPS],
     )
     remarks = (
-        f"Relative error of the learned memory after {STEPS} steps, one number for each of {SEEDS} seeds; a "
+        f"Relative error of the learned memory after {steps} steps, one number for each of {SEEDS} seeds; a "
         f"run converges below {FITS:g}.",
         f"figure: {path}",
     )
