@@ -132,7 +132,7 @@ def train_and_test(name: str, length: int, steps: int, seeds: int, seed: int) ->
         state, loss = jax.block_until_ready(_learn(train, state, keys, piece))
         seconds.append(time.perf_counter() - began)
     parts = np.array_split(np.arange(len(test.labels)), 3)
-    right = sum(np.asarray(_score(state.model, test.batch(jnp.asarray(part)))) for part in parts)
+    right = np.sum([_score(state.model, test.batch(jnp.asarray(part))) for part in parts], axis=0)
     made = jax.eval_shape(model, jax.random.key(0))
     return {
         "layer": name,

@@ -56,7 +56,8 @@ def series() -> np.ndarray:
         raise ImportError(
             "the series comes with statsmodels, which is not installed: pip install 'linmem[data]'"
         ) from error
-    values = np.asarray(co2.load_pandas().data["co2"], np.float64)
+    found: Any = co2.load_pandas()
+    values = np.asarray(found.data["co2"], np.float64)
     known, weeks = np.isfinite(values), np.arange(len(values))
     return np.interp(weeks, weeks[known], values[known])
 

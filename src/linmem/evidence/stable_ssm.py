@@ -19,6 +19,7 @@ alone; B is learned beside C; 2000 steps on batches of 16, not 10,000 on 128, an
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -104,7 +105,8 @@ def train(name: str, rates: jax.Array, seeds: jax.Array, steps: int) -> jax.Arra
         (floats, _), _ = jax.lax.scan(
             step, (floats, optimiser.init(floats)), jax.random.split(data_key, steps)
         )
-        return memory_error(eqx.combine(floats, rest))
+        trained: Any = eqx.combine(floats, rest)
+        return memory_error(trained)
 
     return jax.vmap(lambda rate: jax.vmap(lambda seed: one(rate, seed))(seeds))(rates)
 
