@@ -1,6 +1,8 @@
 """The reproductions about state spaces: their parts against independent computations, their targets against
 rows that break them."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,6 +204,16 @@ def test_a_row_is_made_once_and_one_cut_short_leaves_none(tmp_path):
     assert kept(tmp_path, {"layer": "a/b", "seed": 0}, None) is None
     assert [kept(tmp_path, {"layer": "a/b", "seed": 0}, make) for _ in range(2)] == [{"found": 1}] * 2
     assert kept(tmp_path, {"layer": "a/b", "seed": 1}, make) == {"found": 2}
+
+
+@pytest.mark.parametrize(
+    ("module", "load"),
+    [("sklearn.datasets", digits.pictures), ("statsmodels.datasets", forecasting.series)],
+)
+def test_a_missing_package_is_named_with_how_to_get_it(module, load, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"not installed: pip install 'linmem\[data\]'"):
+        load()
 
 
 def test_what_is_forecast_was_never_learned_from_nor_chosen_by():

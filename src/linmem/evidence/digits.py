@@ -227,8 +227,8 @@ def main(
     """Classify handwritten digits pixel by pixel with every state space, a GRU and no memory.
 
     Prints test accuracy of each seed, parameters and training speed, and writes a figure; exits 1 if a stated
-    target is missed. Finished rows are kept, and the same command goes on from there. 64 steps take minutes;
-    `--lengths 64 1024` about an hour on 2 cores.
+    target is missed. Finished rows are kept, and the same command goes on from there. 64 steps take a
+    quarter of an hour on 2 cores, 1024 steps some hours.
 
     Args:
         layers: memories by the names of `linmem list`, or none.
