@@ -200,18 +200,17 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def figure_of(rows: Sequence[dict[str, Any]]):
-    """Accuracy against training speed, one panel for each length."""
+    """Accuracy of each seed, one panel for each length; state spaces in one colour, the others in another."""
     lengths = sorted({row["length"] for row in rows})
-    figure, both = panels(len(lengths), 3.6)
-    for axes, length in zip(both, lengths, strict=True):
+    figure, every = panels(len(lengths), 4.0)
+    for axes, length in zip(every, lengths, strict=True):
         mine = [row for row in rows if row["length"] == length]
-        for row in mine:
-            place = row["tokens_per_second"], float(np.mean(row["accuracy"]))
+        for place, row in enumerate(sorted(mine, key=lambda row: float(np.mean(row["accuracy"])))):
             colour = PALETTE[0] if row["layer"] in STATE_SPACES else PALETTE[1]
-            axes.plot(*place, "o", color=colour, markersize=4)
-            axes.annotate(row["layer"], place, (3, 3), textcoords="offset points", fontsize=7.5)
-        axes.set(xscale="log", ylim=(0, 1.05), xlabel="tokens/s in training", ylabel="test accuracy")
-        axes.set_title(f"{length} steps")
+            axes.plot(row["accuracy"], [place] * len(row["accuracy"]), "o-", color=colour, markersize=4)
+            axes.annotate(row["layer"], (-0.02, place), ha="right", va="center", fontsize=8)
+        axes.set(xlim=(-0.2, 1.02), xticks=np.linspace(0, 1, 6), yticks=[], xlabel="test accuracy")
+        axes.set_title(f"{length} steps, each seed")
         axes.grid(color="#e5e5e5", linewidth=0.7)
     return figure
 

@@ -291,7 +291,7 @@ def table_of(rows: Sequence[dict[str, Any]]) -> Table:
 
 def figure_of(rows: Sequence[dict[str, Any]]):
     """Error by week ahead."""
-    figure, (axes,) = panels(1, 3.8)
+    figure, (axes,) = panels(1, 4.2)
     for i, row in enumerate(rows):
         style = "-" if "seeds" in row else ":"
         axes.plot(
@@ -299,7 +299,7 @@ def figure_of(rows: Sequence[dict[str, Any]]):
         )
     axes.set(xlabel="weeks ahead", ylabel="mean absolute error, ppm", ylim=(0, None))
     axes.grid(color="#e5e5e5", linewidth=0.7)
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
     return figure
 
 
