@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..core.matrices import orthogonal
+from ..core.projection import linear
 from ..core.types import Inputs, Start
 from ..memories.base import AbstractMemory
 from ..worlds.spaces import Box, Space
@@ -26,14 +27,14 @@ class Head(eqx.Module):
         self.hidden = _orthogonal(in_size, width, 2**0.5, keys[0])
         self.out = _orthogonal(width, out_size, scale, keys[1])
 
-    def __call__(self, features: Float[Array, " in"]) -> Float[Array, " out"]:
-        return self.out(jnp.tanh(self.hidden(features)))
+    def __call__(self, features: Float[Array, "*steps in"]) -> Float[Array, "*steps out"]:
+        return linear(self.out, jnp.tanh(linear(self.hidden, features)))
 
 
 def _orthogonal(in_size: int, out_size: int, scale: float, key: PRNGKeyArray) -> eqx.nn.Linear:
-    linear = eqx.nn.Linear(in_size, out_size, key=key)
+    layer = eqx.nn.Linear(in_size, out_size, key=key)
     weight = orthogonal(key, (out_size, in_size), scale)
-    return eqx.tree_at(lambda l: (l.weight, l.bias), linear, (weight, jnp.zeros(out_size)))
+    return eqx.tree_at(lambda l: (l.weight, l.bias), layer, (weight, jnp.zeros(out_size)))
 
 
 FIRST_LOG_STD = -0.5
@@ -62,11 +63,14 @@ class ActorCritic(eqx.Module):
         self.actor = Head(memory.out_size, width, outputs, 0.01, key=actor_key)
         self.critic = Head(memory.out_size, width, 1, 1.0, key=critic_key)
 
-    def heads(self, features: Float[Array, " in"]) -> tuple[Float[Array, " p"], Float[Array, ""]]:
-        """(parameters of the action's distribution, value) of one step's features."""
+    def heads(
+        self, features: Float[Array, "*steps in"]
+    ) -> tuple[Float[Array, "*steps p"], Float[Array, "*steps"]]:
+        """(parameters of the action's distribution, value) of the features of one step or of all."""
         out = self.actor(features)
-        parameters = out if self.log_std is None else jnp.concatenate([out, self.log_std])
-        return parameters, self.critic(features)[0]
+        if self.log_std is not None:
+            out = jnp.concatenate([out, jnp.broadcast_to(self.log_std, out.shape)], axis=-1)
+        return out, self.critic(features)[..., 0]
 
     def step(self, state: Any, x: Inputs, start: Start) -> tuple[Any, Float[Array, " p"], Float[Array, ""]]:
         """To act: (memory state, parameters, value)."""
@@ -78,4 +82,4 @@ class ActorCritic(eqx.Module):
     ) -> tuple[Any, Float[Array, "T p"], Float[Array, " T"]]:
         """To learn: (memory state, parameters, values) of T steps."""
         state, features = self.memory.unroll(state, xs, starts)
-        return state, *jax.vmap(self.heads)(features)
+        return state, *self.heads(features)

@@ -8,6 +8,7 @@ is what is transposed.
 Not for one step under ``vmap``: there the gradient would be one matrix per step.
 """
 
+import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
@@ -32,3 +33,9 @@ project.defvjp(_forward, _backward)
 
 def _rows(x):
     return x.reshape(-1, x.shape[-1])
+
+
+def linear(layer: eqx.nn.Linear, x: Float[Array, "*steps in"]) -> Float[Array, "*steps out"]:
+    """``layer`` applied to all steps by ``project``."""
+    y = project(x, layer.weight.T)
+    return y if layer.bias is None else y + layer.bias

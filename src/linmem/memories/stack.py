@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.projection import linear
 from ..core.types import Inputs, Start
 from ..worlds.base import AbstractWorld
 from ..worlds.spaces import Box, Discrete, Space, vector, width
@@ -61,15 +62,15 @@ class Encoded(AbstractMemory):
     def init(self):
         return self.memory.init()
 
-    def _encode(self, x, start):
-        features = self.features(x, start)
-        return features if self.linear is None else jax.nn.gelu(self.linear(features))
+    def _encode(self, features):
+        return features if self.linear is None else jax.nn.gelu(linear(self.linear, features))
 
     def step(self, state, x, start):
-        return self.memory.step(state, self._encode(x, start), start)
+        return self.memory.step(state, self._encode(self.features(x, start)), start)
 
     def unroll(self, state, xs, starts):
-        return self.memory.unroll(state, jax.vmap(self._encode)(xs, starts), starts)
+        features = jax.vmap(self.features)(xs, starts)
+        return self.memory.unroll(state, self._encode(features), starts)
 
     @classmethod
     def example(cls, key, steps):
@@ -81,8 +82,8 @@ class Encoded(AbstractMemory):
             jax.random.randint(keys[2], (steps,), 0, 3),
             jax.random.normal(keys[3], (steps,)),
         )
-        linear = eqx.nn.Linear(features.size, 4, key=keys[4])
-        return cls(features, linear, memory), xs  # pyright: ignore[reportCallIssue]
+        encoder = eqx.nn.Linear(features.size, 4, key=keys[4])
+        return cls(features, encoder, memory), xs  # pyright: ignore[reportCallIssue]
 
     def reference(self, xs, starts):
         observation, reward = (np.asarray(a, np.float64) for a in (xs.observation, xs.reward))
@@ -127,7 +128,7 @@ class Residual(AbstractMemory):
 
     def _close(self, u, y):
         v = jax.nn.gelu(y)
-        return u + self.value(v) * jax.nn.sigmoid(self.gate(v))
+        return u + linear(self.value, v) * jax.nn.sigmoid(linear(self.gate, v))
 
     def step(self, state, x, start):
         state, y = self.memory.step(state, self.norm(x), start)
@@ -135,7 +136,7 @@ class Residual(AbstractMemory):
 
     def unroll(self, state, xs, starts):
         state, ys = self.memory.unroll(state, jax.vmap(self.norm)(xs), starts)
-        return state, jax.vmap(self._close)(xs, ys)
+        return state, self._close(xs, ys)
 
     @classmethod
     def example(cls, key, steps):
@@ -174,8 +175,8 @@ class Learned:
             in_key, memory_key = jax.random.split(key)
             memory = self.layer(size, memory_key)
         features = Features(world.observation_space, world.action_space)
-        linear = eqx.nn.Linear(features.size, size, key=in_key)
-        return Encoded(features, linear, memory)  # pyright: ignore[reportCallIssue]
+        encoder = eqx.nn.Linear(features.size, size, key=in_key)
+        return Encoded(features, encoder, memory)  # pyright: ignore[reportCallIssue]
 
 
 def _gelu(v: np.ndarray) -> np.ndarray:
