@@ -30,6 +30,7 @@ from .alpha import AlphaPolicy
 from .bounds import blind, fib
 
 SAME_BELIEF = 10  # decimals
+NEVER = 1e-200  # a smaller probability has no inverse to compute with
 DEPTH = 2000
 REPEATS = 50
 ROUNDING = 1e-7
@@ -193,8 +194,9 @@ class PointBasedSolver:
         reached = np.flatnonzero(predicted)
         rows, entries = _rows(self.sights, reached)
         value = predicted[reached][rows] * self.sights.data[entries]
-        at = reached[rows]
-        keys, row = np.unique(at // n * k + self.sights.indices[entries], return_inverse=True)
+        seen = value > NEVER
+        at, value = reached[rows[seen]], value[seen]
+        keys, row = np.unique(at // n * k + self.sights.indices[entries][seen], return_inverse=True)
         states, column = np.unique(at % n, return_inverse=True)
         states = states.astype(np.int32)  # half the memory
         node.weight = np.bincount(row, value)
