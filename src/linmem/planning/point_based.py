@@ -93,6 +93,7 @@ class PointBasedSolver:
         self.model = model
         m, n = model.n_actions, model.n_states
         self.rewards = model.expected_reward()
+        self.least_scale = max(1e-3 * float(np.abs(self.rewards).max()), 1e-300)
         # One step for all actions. Row s of moves holds (action, next state), and such a row of sights the
         # observations made there.
         self.moves = sp.hstack(model.transition).tocsr()
@@ -119,7 +120,7 @@ class PointBasedSolver:
 
     def bounds(self) -> Bounds:
         lower, upper = self.root.lower, max(self.root.upper, self.root.lower)
-        scale = max(abs(lower), abs(upper), 1e-3 * float(np.abs(self.rewards).max()), 1e-300)
+        scale = max(abs(lower), abs(upper), self.least_scale)
         return Bounds(lower, upper, scale, self.lower_vectors.count, len(self.expanded), self.trials)
 
     def policy(self) -> AlphaPolicy:
@@ -136,7 +137,7 @@ class PointBasedSolver:
     # --- one trial
 
     def _trial(self, target: float) -> Iterator[None]:
-        """Down and up again; yields now and then, so that whoever watches the clock can stop."""
+        """Down and up again; yields at every step, so that whoever watches the clock can stop."""
         self.trials += 1
         aim = max(target, 0.5 * (self.root.upper - self.root.lower))
         path, met, repeats, node, scale = [], set(), 0, self.root, 1.0
@@ -158,13 +159,11 @@ class PointBasedSolver:
             if max(excess) <= 0 or repeats > REPEATS:
                 break
             node = following[int(np.argmax(new if max(new) > 0 else excess))]
-            if len(path) % 10 == 0:
-                yield
-        for i, node in enumerate(reversed(path)):
+            yield
+        for node in reversed(path):
             self._back_up_lower(node)
             self._back_up_upper(node)
-            if i % 10 == 9:
-                yield
+            yield
         if self.lower_vectors.count > self.pruned_at:
             self._prune()
         yield
