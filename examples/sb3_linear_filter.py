@@ -48,9 +48,9 @@ def reward_per_step(agent: PPO, make, episodes: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--episodes", type=int, default=50)
     options = parser.parse_args()
     torch.set_num_threads(1)  # the networks are small: more threads only wait for each other
     for name, make in (("without filter", plain), ("with linear filter", with_filter)):
