@@ -126,7 +126,7 @@ def episode(folder: Folder, memory: str, agent: int = 0, steps: int = 200, seed:
         (slots.inputs.observation, slots.action, slots.reward, slots.value, slots.acts, slots.terminated),
     )
     beliefs = (None if x is None else x[:end] for x in (hidden, belief, decoded))
-    return Episode(*at, *beliefs, _words(config.world))
+    return Episode(*at, *beliefs, words=_words(config.world))
 
 
 def _words(world: str) -> Words:
