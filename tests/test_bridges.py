@@ -173,7 +173,7 @@ def test_observations_of_every_kind_become_members_of_the_declared_space():
         {
             "choice": spaces.Discrete(3, start=-1),
             "image": spaces.Box(0, 255, (4, 5, 3), np.uint8),
-            "many": spaces.MultiDiscrete([2, 5, 3]),
+            "many": spaces.MultiDiscrete([2, 5, 3], start=[0, -2, 4]),
             "bits": spaces.MultiBinary(4),
             "number": spaces.Box(np.array([-1, 0]), np.array([1, 7]), dtype=np.float64),
             "text": spaces.Text(5),
@@ -190,6 +190,7 @@ def test_observations_of_every_kind_become_members_of_the_declared_space():
         for i in range(6):
             assert translation.space.contains(jax.tree.map(lambda leaf: leaf[i], seen))  # noqa: B023
     np.testing.assert_array_equal(seen["choice"], x["choice"] + 1)
+    np.testing.assert_array_equal(seen["many"], x["many"] - [0, -2, 4])
     np.testing.assert_allclose(seen["image"], x["image"] / 255, rtol=1e-6)
     np.testing.assert_array_equal(seen["pair"]["1"], x["pair"][1])
 
@@ -197,7 +198,7 @@ def test_observations_of_every_kind_become_members_of_the_declared_space():
 def test_actions_of_every_kind_are_members_of_the_environments_space():
     for space, ours in (
         (spaces.Discrete(3, start=2), Discrete(3)),
-        (spaces.MultiDiscrete([2, 3, 2]), Discrete(12)),
+        (spaces.MultiDiscrete([2, 3, 2], start=[5, 0, -1]), Discrete(12)),
         (spaces.Box(np.array([-2.0, 0.5]), np.array([0.0, 3.0]), dtype=np.float32), Box((2,), -1.0, 1.0)),
         (spaces.Box(-np.inf, np.inf, (3,)), Box((3,), -np.inf, np.inf)),
     ):

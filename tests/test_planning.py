@@ -1,6 +1,7 @@
 """Planning is compared with brute force: belief trees, all policies, and the chain followed step by step."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -130,6 +131,17 @@ def test_the_policy_earns_its_lower_bound(seed):
     earned = tree_value(model, model.initial, horizon, solver.policy().act)
     assert earned >= bounds.lower - tail(model, horizon)
     assert solver.policy().value(model.initial) == pytest.approx(bounds.lower, abs=1e-9)
+
+
+def test_probabilities_too_small_to_divide_by_leave_both_bounds_sound_and_meeting():
+    model, horizon = random_model(0), 6
+    tiny = sp.csr_array([[1.0, 1e-310], [1e-305, 1.0], [0.3, 0.7]])
+    model = replace(model, emission=(tiny, model.emission[1]))
+    with np.errstate(divide="raise", over="raise", invalid="raise"):
+        *_, bounds = PointBasedSolver(model).solve(1e-5)
+    value, slack = tree_value(model, model.initial, horizon), tail(model, horizon)
+    assert bounds.relative_gap <= 1e-5
+    assert bounds.lower - slack <= value <= bounds.upper + slack
 
 
 @pytest.mark.parametrize("seed", SEEDS)

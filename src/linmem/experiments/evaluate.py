@@ -9,6 +9,7 @@ import numpy as np
 
 from ..measures.decoding import decode
 from ..worlds import resolve
+from ..worlds.model_files import is_model_name, read_model
 from .run import episodes, first_episode, load_policy
 from .store import Folder, FolderError
 
@@ -30,6 +31,14 @@ class Evaluation(NamedTuple):
     seconds: float
 
 
+class Words(NamedTuple):
+    """What a problem file calls its states, actions and observations; None where it only counts them."""
+
+    states: tuple[str, ...] | None = None
+    actions: tuple[str, ...] | None = None
+    observations: tuple[str, ...] | None = None
+
+
 class Episode(NamedTuple):
     """One episode of one agent, T slots; a truncated one ends with a slot that holds its final observation
     and does not act. ``belief`` is exact and ``decoded`` is the memory's, both (T, n); None, as is
@@ -45,6 +54,7 @@ class Episode(NamedTuple):
     hidden: np.ndarray | None
     belief: np.ndarray | None
     decoded: np.ndarray | None
+    words: Words = Words()
 
 
 def chosen(folder: Folder, memories: tuple[str, ...]) -> list[str]:
@@ -115,7 +125,15 @@ def episode(folder: Folder, memory: str, agent: int = 0, steps: int = 200, seed:
         lambda x: x[:end, shown],
         (slots.inputs.observation, slots.action, slots.reward, slots.value, slots.acts, slots.terminated),
     )
-    return Episode(*at, *(None if x is None else x[:end] for x in (hidden, belief, decoded)))
+    beliefs = (None if x is None else x[:end] for x in (hidden, belief, decoded))
+    return Episode(*at, *beliefs, words=_words(config.world))
+
+
+def _words(world: str) -> Words:
+    if not is_model_name(world):
+        return Words()
+    problem = read_model(world)
+    return Words(problem.state_names, problem.action_names, problem.observation_names)
 
 
 def _key(run_seed: int, seed: int) -> jax.Array:

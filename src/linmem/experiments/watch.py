@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from ..memories.linear_filter import from_model
+from ..worlds import resolve
 from . import run
 from .config import RunConfig
 from .store import Folder
@@ -21,6 +23,9 @@ def watch(config: RunConfig, folder: Folder, checkpoint_seconds: float = run.CHE
         highlight=False,
     )
     console.print(f"folder: {folder.path}", highlight=False, soft_wrap=True)
+    if "auto" in config.memory and (tables := resolve(config.world).make().tables()) is not None:
+        chosen = type(from_model(tables)).__name__
+        console.print(f"auto is {chosen}; `linmem analyse {config.world}` says why", highlight=False)
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description:16}"),

@@ -17,6 +17,7 @@ Kurniawati, D. Hsu, W. S. Lee, "SARSOP", RSS 2008 (alpha vectors that are best a
 dropped).
 """
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ from .alpha import AlphaPolicy
 from .bounds import blind, fib
 
 SAME_BELIEF = 10  # decimals
+NEVER = 1e-200  # a smaller probability has no inverse to compute with
 DEPTH = 2000
 REPEATS = 50
 ROUNDING = 1e-7
@@ -61,7 +63,7 @@ class _Node:
         "action_of",  # of each child, as the next four: the action and observation that lead to it,
         "actions",  # the children of each action,
         "children",
-        "joint",  # the child's belief on `states`,
+        "joint",  # the child's belief on `states`, a sparse row: each action reaches few of them,
         "lower",
         "observation_of",
         "p",
@@ -91,6 +93,7 @@ class PointBasedSolver:
         self.model = model
         m, n = model.n_actions, model.n_states
         self.rewards = model.expected_reward()
+        self.least_scale = max(1e-3 * float(np.abs(self.rewards).max()), 1e-300)
         # One step for all actions. Row s of moves holds (action, next state), and such a row of sights the
         # observations made there.
         self.moves = sp.hstack(model.transition).tocsr()
@@ -101,12 +104,12 @@ class PointBasedSolver:
         slack = 1e-9 * max(1.0, np.abs(q).max())  # linear systems are solved to rounding only
         self.upper_vectors = q + slack
         self.corners = self.upper_vectors.max(axis=0)
-        self.points = _Points()
+        self.points = _Points(model.n_states)
         self.nodes: dict[bytes, _Node] = {}
         self.expanded: list[_Node] = []
         self.pruned_at = 64
         self.trials = 0
-        support = np.flatnonzero(model.initial)
+        support = np.flatnonzero(model.initial).astype(np.int32)
         p = model.initial[support] / model.initial[support].sum()
         lower = float((p @ self.lower_vectors.vectors[support]).max())
         upper = float((self.upper_vectors[:, support] @ p).max())
@@ -117,7 +120,7 @@ class PointBasedSolver:
 
     def bounds(self) -> Bounds:
         lower, upper = self.root.lower, max(self.root.upper, self.root.lower)
-        scale = max(abs(lower), abs(upper), 1e-3 * float(np.abs(self.rewards).max()), 1e-300)
+        scale = max(abs(lower), abs(upper), self.least_scale)
         return Bounds(lower, upper, scale, self.lower_vectors.count, len(self.expanded), self.trials)
 
     def policy(self) -> AlphaPolicy:
@@ -134,7 +137,7 @@ class PointBasedSolver:
     # --- one trial
 
     def _trial(self, target: float) -> Iterator[None]:
-        """Down and up again; yields now and then, so that whoever watches the clock can stop."""
+        """Down and up again; yields at every step, so that whoever watches the clock can stop."""
         self.trials += 1
         aim = max(target, 0.5 * (self.root.upper - self.root.lower))
         path, met, repeats, node, scale = [], set(), 0, self.root, 1.0
@@ -156,13 +159,11 @@ class PointBasedSolver:
             if max(excess) <= 0 or repeats > REPEATS:
                 break
             node = following[int(np.argmax(new if max(new) > 0 else excess))]
-            if len(path) % 10 == 0:
-                yield
-        for i, node in enumerate(reversed(path)):
+            yield
+        for node in reversed(path):
             self._back_up_lower(node)
             self._back_up_upper(node)
-            if i % 10 == 9:
-                yield
+            yield
         if self.lower_vectors.count > self.pruned_at:
             self._prune()
         yield
@@ -173,7 +174,8 @@ class PointBasedSolver:
         self, support: Int[np.ndarray, " s"], p: Float[np.ndarray, " s"], lower: float, upper: float
     ) -> _Node:
         """The node of a belief; if it is new, with these bounds."""
-        key = support.tobytes() + p.round(SAME_BELIEF).tobytes()
+        text = support.tobytes() + p.round(SAME_BELIEF).tobytes()
+        key = hashlib.blake2b(text, digest_size=16).digest()  # as telling, and smaller than the belief
         node = self.nodes.get(key)
         if node is None:
             node = self.nodes[key] = _Node(support, p, lower, upper)
@@ -191,21 +193,23 @@ class PointBasedSolver:
         reached = np.flatnonzero(predicted)
         rows, entries = _rows(self.sights, reached)
         value = predicted[reached][rows] * self.sights.data[entries]
-        at = reached[rows]
-        keys, row = np.unique(at // n * k + self.sights.indices[entries], return_inverse=True)
+        seen = value > NEVER
+        at, value = reached[rows[seen]], value[seen]
+        keys, row = np.unique(at // n * k + self.sights.indices[entries][seen], return_inverse=True)
         states, column = np.unique(at % n, return_inverse=True)
-        joint = np.zeros((len(keys), len(states)))
-        joint[row, column] = value
-        node.weight = joint.sum(axis=1)
-        node.joint = joint / node.weight[:, None]
+        states = states.astype(np.int32)  # half the memory
+        node.weight = np.bincount(row, value)
+        shape = len(keys), len(states)
+        node.joint = sp.csr_array((value / node.weight[row], (row, column)), shape=shape)
         node.states, node.action_of, node.observation_of = states, keys // k, keys % k
         node.actions = [(node.action_of == a).nonzero()[0] for a in range(self._m)]
         node.reward = self.rewards[:, node.support] @ node.p
         lower = (node.joint @ self.lower_vectors.vectors[states]).max(axis=1).tolist()
         upper = (node.joint @ self.upper_vectors[:, states].T).max(axis=1).tolist()
-        for belief, low, high in zip(node.joint, lower, upper, strict=True):
-            possible = belief.nonzero()[0]
-            node.children.append(self._node(states[possible], belief[possible], low, high))
+        ends = node.joint.indptr
+        for begin, end, low, high in zip(ends, ends[1:], lower, upper, strict=False):
+            support = states[node.joint.indices[begin:end]]
+            node.children.append(self._node(support, node.joint.data[begin:end], low, high))
         self.expanded.append(node)
 
     def _back_up_upper(self, node: _Node) -> int:
@@ -231,11 +235,8 @@ class PointBasedSolver:
     def _refresh(self, node: _Node, here: Int[np.ndarray, " c"]) -> None:
         """Lower the upper bounds of some of a node's children to the sawtooth of the present points."""
         if self.points.count:
-            beliefs = np.zeros((len(here), self._n))
-            beliefs[:, node.states] = node.joint[here]
-            bounds = beliefs @ self.corners + self.points.drops_at(beliefs)
-            for i, bound in zip(here, bounds.tolist(), strict=True):
-                child = node.children[i]
+            for child in [node.children[i] for i in here]:
+                bound = float(self.corners[child.support] @ child.p) + self.points.drop_at(child)
                 child.upper = min(child.upper, bound)
 
     def _back_up_lower(self, node: _Node) -> None:
@@ -311,7 +312,8 @@ class _Points:
     A point (b_i, v_i) bounds b by  corners . b + (v_i - corners . b_i) min over s in b_i of b(s) / b_i(s).
     """
 
-    def __init__(self):
+    def __init__(self, n_states: int):
+        self.belief = np.zeros(n_states)  # room for one
         self.place: dict[int, int] = {}  # id of the node -> number of the point
         self.count, self.used = 0, 0
         self.drops, self.begins = np.zeros(64), np.zeros(64, np.int64)
@@ -336,15 +338,13 @@ class _Points:
         self.count += 1
         self.used += size
 
-    def drops_at(self, beliefs: Float[np.ndarray, "c n"]) -> Float[np.ndarray, " c"]:
-        """By how much the sawtooth lies below the corners' bound at each belief, at most 0."""
-        lowest = np.zeros(len(beliefs))
-        for i, belief in enumerate(beliefs):
-            ratios = belief[self.states[: self.used]] * self.inverse[: self.used]
-            lowest[i] = (
-                np.minimum.reduceat(ratios, self.begins[: self.count]) * self.drops[: self.count]
-            ).min()
-        return np.minimum(lowest, 0.0)
+    def drop_at(self, node: _Node) -> float:
+        """By how much the sawtooth lies below the corners' bound at a node's belief, at most 0."""
+        self.belief[node.support] = node.p
+        ratios = self.belief[self.states[: self.used]] * self.inverse[: self.used]
+        self.belief[node.support] = 0.0
+        lowest = np.minimum.reduceat(ratios, self.begins[: self.count])
+        return min(0.0, float((lowest * self.drops[: self.count]).min()))
 
 
 def _doubled(array: np.ndarray) -> np.ndarray:
