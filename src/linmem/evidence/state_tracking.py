@@ -102,9 +102,7 @@ LAYERS: dict[str, Layer] = {
     "DeltaNet [0,1]": lambda size, key: DeltaNet(size, HEADS, key=key),
     "DeltaNet [-1,1]": lambda size, key: DeltaNet(size, HEADS, negative_eigenvalues=True, key=key),
     "Gated DeltaNet [0,1]": lambda size, key: GatedDeltaNet(size, HEADS, key=key),
-    "Gated DeltaNet [-1,1]": lambda size, key: GatedDeltaNet(
-        size, HEADS, negative_eigenvalues=True, key=key
-    ),
+    "Gated DeltaNet [-1,1]": lambda size, key: GatedDeltaNet(size, HEADS, negative_eigenvalues=True, key=key),
     "DeltaProduct 2 [0,1]": lambda size, key: DeltaProduct(
         size, HEADS, 2, negative_eigenvalues=False, key=key
     ),
