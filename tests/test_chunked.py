@@ -141,3 +141,15 @@ def test_decays_that_round_to_zero_are_finite_with_finite_slopes():
     for function in (value, jax.grad(value)):
         assert np.isfinite(jax.vmap(function)(jnp.asarray(logs))).all()
     assert np.abs(jax.vmap(value)(jnp.asarray(logs))).max() < 1e-5
+
+
+def test_the_compiler_does_not_see_an_empty_state_as_a_constant():
+    """With jaxlib 0.10 on a CPU the product of queries and a broadcast zero read memory that is not theirs."""
+    ones = jnp.ones((8, 4))
+
+    def outputs(q):
+        kernel = ScalarDecay()
+        xs = ScalarInputs(q, ones, ones, Decay(jnp.zeros(8)))
+        return unroll(kernel, kernel.init(4, 4), xs, jnp.zeros(8, bool))[1]
+
+    assert "optimization_barrier" in jax.jit(outputs).lower(ones).as_text()
