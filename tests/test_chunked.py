@@ -144,7 +144,7 @@ def test_decays_that_round_to_zero_are_finite_with_finite_slopes():
 
 
 def test_the_compiler_does_not_see_an_empty_state_as_a_constant():
-    """With jaxlib 0.10 on a CPU the product of queries and a broadcast zero read memory that is not theirs."""
+    """With jaxlib 0.10 on a CPU, queries times a broadcast zero read memory that is not theirs."""
     ones = jnp.ones((8, 4))
 
     def outputs(q):
