@@ -75,7 +75,10 @@ def _causal(
     weight: Float[Array, "width channels"], xs: Float[Array, "T channels"], age: Int[Array, " T"]
 ) -> Float[Array, "T channels"]:
     """y_t = sum_j W_j x_{t-j} over j <= age_t, the steps since the episode, or the sequence, began."""
-    return sum(jnp.where((age >= j)[:, None], w * _later(xs, j), 0.0) for j, w in enumerate(weight))
+    y = weight[0] * xs
+    for j in range(1, len(weight)):
+        y += jnp.where((age >= j)[:, None], weight[j] * _later(xs, j), 0.0)
+    return y
 
 
 def _causal_fwd(weight, xs, age):
@@ -84,7 +87,9 @@ def _causal_fwd(weight, xs, age):
 
 def _causal_bwd(kept, g):
     weight, xs, age = kept
-    g_xs = sum(_later(jnp.where((age >= j)[:, None], w * g, 0.0), -j) for j, w in enumerate(weight))
+    g_xs = weight[0] * g
+    for j in range(1, len(weight)):
+        g_xs += _later(jnp.where((age >= j)[:, None], weight[j] * g, 0.0), -j)
 
     def met(t, j):  # what W_j was multiplied with, and what came of it
         return jnp.where(age[t] >= j, g[t] * xs[t - j], 0.0)
