@@ -127,3 +127,29 @@ def test_a_decay_is_mapped_to_two_a_minus_one_with_slope_two(float64):
         value, slope = jax.value_and_grad(lambda a: log_decay(jnp.log(a), True).value())(a)
         assert abs(value - (2 * a - 1)) < 1e-15
         assert abs(slope - 2) < 1e-6
+
+
+def test_decays_that_round_to_zero_are_finite_with_finite_slopes():
+    half = np.float32(np.log(0.5))
+    logs = [half]
+    for towards in (-np.inf, np.inf):
+        log = half
+        for _ in range(20):
+            log = np.nextafter(log, np.float32(towards))
+            logs.append(log)
+    value = lambda log: log_decay(log, True).value()  # noqa: E731
+    for function in (value, jax.grad(value)):
+        assert np.isfinite(jax.vmap(function)(jnp.asarray(logs))).all()
+    assert np.abs(jax.vmap(value)(jnp.asarray(logs))).max() < 1e-5
+
+
+def test_the_compiler_does_not_see_an_empty_state_as_a_constant():
+    """With jaxlib 0.10 on a CPU, queries times a broadcast zero read memory that is not theirs."""
+    ones = jnp.ones((8, 4))
+
+    def outputs(q):
+        kernel = ScalarDecay()
+        xs = ScalarInputs(q, ones, ones, Decay(jnp.zeros(8)))
+        return unroll(kernel, kernel.init(4, 4), xs, jnp.zeros(8, bool))[1]
+
+    assert "optimization_barrier" in jax.jit(outputs).lower(ones).as_text()

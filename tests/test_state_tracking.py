@@ -11,6 +11,7 @@ from linmem.evidence.state_tracking import (
     TASK_MAKERS,
     Row,
     a5_generators,
+    iterations_target,
     main,
     run_rows,
     table_of,
@@ -51,6 +52,17 @@ def test_a_row_that_should_fail_is_judged_by_its_best_seed_too():
 def test_a_row_left_out_is_a_missed_target_and_a_row_without_claim_is_none():
     (target,) = targets_of([CAN, OPEN], [])
     assert not target.holds and "not run" in target.measured
+
+
+def test_iterations_must_raise_the_accuracy_every_time_and_all_be_run():
+    def records(*trained):
+        layers = ("Fixed-point RNN, 1", "Fixed-point RNN, 4", "Fixed-point RNN, 8")
+        return [{"layer": l, "trained": [t]} for l, t in zip(layers, trained, strict=False)]
+
+    assert iterations_target(records(0.2, 0.4, 0.5)).holds
+    assert not iterations_target(records(0.2, 0.5, 0.4)).holds
+    assert not iterations_target(records(0.2, 0.4)).holds
+    assert "not run" in iterations_target([]).measured
 
 
 def test_finished_rows_are_not_run_again_and_none_begins_after_the_time(tmp_path, monkeypatch):

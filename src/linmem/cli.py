@@ -383,6 +383,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "delta": "delta",
                 "state-tracking": "state_tracking",
                 "parity-rl": "parity_rl",
+                "layers-rl": "layers_rl",
                 "dynamics-tokens": "dynamics_tokens",
                 "signature": "signature",
                 "ringworld": "ringworld",

@@ -27,13 +27,15 @@ from ..reports.tables import Table
 from .bench_kernels import floor as chunked_floor
 from .bench_kernels import machine
 from .conclude import Evidence, Target, conclude
-from .peers import Peer, peers
+from .peers import Peer, mambapy, peers
 from .timing import medians
 
 BATCH, SIZE = 16, 128
-SPEEDUPS = {"lru": 3.0, "s5": 3.0, "ffm": 3.0, "gru": 1.5}
+SPEEDUPS = {"lru": 3.0, "s5": 3.0, "ffm": 3.0, "gru": 1.5, "mamba": 8.0}
 """How many times as fast as the best peer a layer should be, unless it is near its floor."""
 NEAR = 2.0
+MAMBAPY_LONGEST = 1024
+"""It holds all states several times over: at T = 4096 more than ``ROOM``."""
 ROOM = 6e9
 """Bytes that a program may hold between its passes; one that needs more is not run."""
 
@@ -48,7 +50,7 @@ def main(
 ) -> int:
     """Time the learned layers, forward and backward, at 16 sequences of width 128 in float32.
 
-    Layers of memax and memorax (`pip install 'linmem[peers]'`) are timed in turn with ours.
+    Layers of memax, memorax and mambapy (`pip install 'linmem[peers]'`) are timed in turn with ours.
 
     Args:
         only: layers by the names of `linmem list`; by default all that are learned.
@@ -77,6 +79,11 @@ def main(
                 notes.append(f"{name}, {label}, T = {length}: left out, {reason}")
             else:
                 programs[label] = program
+        if name == "mamba" and not alone and length <= MAMBAPY_LONGEST:
+            try:
+                programs["mambapy"] = mambapy(SIZE, BATCH, length)
+            except ImportError as error:
+                notes.append(f"mambapy is left out: {error}")
         remarks += notes
         seconds = medians(programs, repeats)
         rows.append(_row(name, length, memory, seconds, peak, bandwidth))

@@ -1,5 +1,10 @@
 """`linmem bench numerics`: how far the chunked kernels are from the float64 recurrence, and whether a long
-run stays finite."""
+run stays finite.
+
+The inputs are float32 numbers, and the recurrence in float64 is given the same. With others the comparison
+would measure the problem and not the kernel: where mLSTM's n . q almost cancels, rounding the inputs to
+float32 moves the exact answer of this data by up to 2.5e-4 of the largest entry.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +64,8 @@ def main(steps: int = 4096, long: int = 1_000_000, json: Path | None = None) -> 
 
 
 def _row(kind: str, steps: int, long: int) -> dict[str, Any]:
-    kernel, xs = _example(kind, steps, jnp.float64)
+    kernel, xs = _example(kind, steps, jnp.float32)
+    xs = jax.tree.map(lambda x: x.astype(jnp.float64), xs)
     starts = jnp.asarray(np.random.default_rng(1).uniform(size=steps) < 1 / 300)
     exact = _everything(walk, kernel, xs, starts, jnp.float64)
     row: dict[str, Any] = {"kernel": kind}

@@ -6,17 +6,23 @@ events flip; a policy without memory earns 1 per episode, whatever its length.
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from ..agents import PPOConfig, ppo
 from ..memories import Encoded, Features, Mamba, Residual
 from ..memories.base import AbstractMemory
+from ..reports.figures import PALETTE, STYLE, WIDTH, Picture
+from ..reports.html import Section, write_page
 from ..reports.tables import Table
 from ..worlds.base import AbstractWorld
 from ..worlds.parity import Parity
@@ -63,15 +69,41 @@ def train(negative: bool, steps: int, seeds: int, seed: int, console: Console) -
     }
 
 
-def main(steps: int = 200_000, seeds: int = 2, seed: int = 0, json: Path | None = None) -> int:
+@mpl.rc_context(STYLE)
+def figure_of(rows: Sequence[Mapping[str, Any]], memoryless: float) -> Picture:
+    """Reward per step while learning, a line for each seed."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    words = []
+    for row, colour in zip(rows, PALETTE, strict=False):
+        at = np.linspace(0, row["steps"], CALLS + 1)[1:]
+        for i, curve in enumerate(row["curve"]):
+            axes.plot(at, curve, color=colour, label=None if i else f"eigenvalues in {row['eigenvalues']}")
+        ends = ", ".join(f"{reward:.3f}" for reward in row["reward"])
+        words.append(f"with eigenvalues in {row['eigenvalues']} the seeds end at {ends}")
+    axes.axhline(memoryless, color="#666666", linestyle=":", label="best without memory")
+    axes.set(xlabel="environment steps", ylabel="mean reward per step", ylim=(None, 1.02))
+    axes.legend(frameon=False)
+    return Picture(figure, f"Reward per step on the parity world: {'; '.join(words)}.")
+
+
+def main(
+    steps: int = 200_000,
+    seeds: int = 2,
+    seed: int = 0,
+    out: Path = Path("runs/parity-rl"),
+    json: Path | None = None,
+) -> int:
     """Train PPO agents with Mamba's eigenvalues in [0, 1] and in [-1, 1] on the parity world.
 
-    Theory says that only the second can track the hidden bit; exits 1 if that is not what happens.
+    Theory says that only the second can track the hidden bit; exits 1 if that is not what happens. Writes
+    ``parity.html``, with the learning curves.
 
     Args:
         steps: environment steps of each agent.
         seeds: agents per memory, trained side by side.
         seed: from which all random numbers follow.
+        out: folder of the page.
         json: also write rows and targets to this file.
     """
     console = Console()
@@ -99,4 +131,10 @@ def main(steps: int = 200_000, seeds: int = 2, seed: int = 0, json: Path | None 
         f"policy without memory {world.best_memoryless:.3f}. A report changes nothing, so no reward is "
         "credited to earlier reports (discount 0)."
     ]
-    return conclude(Evidence("parity-rl", rows, table, targets, remarks), json)
+    code = conclude(Evidence("parity-rl", rows, table, targets, remarks), json)
+    picture = figure_of(rows, world.best_memoryless)
+    sections = [Section("State tracking inside a reinforcement learner", remarks[0], table, *picture)]
+    out.mkdir(parents=True, exist_ok=True)
+    page = write_page(out / "parity.html", "Counting modulo two by PPO", sections)
+    console.print(f"page: {page}", soft_wrap=True, highlight=False)
+    return code

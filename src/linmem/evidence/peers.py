@@ -1,7 +1,8 @@
-"""The same layers in other libraries, for `linmem bench layers`: memax (Equinox) and memorax (Flax).
+"""The same layers in other libraries, for `linmem bench layers`: memax (Equinox), memorax (Flax) and mambapy
+(PyTorch).
 
-Each is built at the sizes that our registered layer of that name has, and reads a batch (B, T, size) with
-start flags (B, T), as ours does. A library that cannot be imported is left out, with the reason.
+Each is built at the sizes that our registered layer of that name has, and reads a batch (B, T, size), those
+of JAX with start flags (B, T), as ours does. A library that cannot be imported is left out, with the reason.
 """
 
 from collections.abc import Callable
@@ -81,3 +82,20 @@ def _memorax() -> dict[str, Make]:
         "ffm": lambda size: peer(Memoroid(cell=FFMCell(features=size, memory_size=32, context_size=4)), size),
         "gru": lambda size: peer(RNN(cell=nn.GRUCell(features=size)), size),
     }
+
+
+def mambapy(size: int, batch: int, steps: int) -> Callable[[], None]:
+    """A program: mambapy's Mamba block on the CPU, forward and backward in weights and inputs."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from mambapy.mamba import MambaBlock, MambaConfig  # pyright: ignore[reportMissingImports]
+
+    block = MambaBlock(MambaConfig(d_model=size, n_layers=1))
+    xs = torch.randn(batch, steps, size, requires_grad=True)
+    g = torch.cos(xs.detach())
+
+    def program():
+        block.zero_grad()
+        xs.grad = None
+        torch.sum(block(xs) * g).backward()
+
+    return program

@@ -14,7 +14,8 @@
 Source: S. Yang, B. Wang, Y. Zhang, Y. Shen, Y. Kim, "Parallelizing Linear Transformers with the Delta Rule
 over Sequence Length", 2024, arXiv:2406.06484, sections 2 and 3; ``negative_eigenvalues`` as in
 arXiv:2411.12537.
-Departures: states are (d_k, d_v), the paper's are their transposes.
+Departures: states are (d_k, d_v), the paper's are their transposes. Queries are not divided by sqrt(d_k) as
+in flash-linear-attention, which the norm undoes.
 """
 
 import equinox as eqx

@@ -17,7 +17,8 @@
 Source: J. Siems, T. Carstensen, A. Zela, F. Hutter, M. Pontil, R. Grazzi, "DeltaProduct: Improving
 State-Tracking in Linear RNNs via Householder Products", 2025, arXiv:2502.10297, section 3;
 ``negative_eigenvalues`` doubles beta, and is on by default as in the paper.
-Departures: the variant without decay; states are (d_k, d_v), the paper's are their transposes.
+Departures: the variant without decay and without output gate (flash-linear-attention's
+``gated_deltaproduct.py`` has both, as options); states are (d_k, d_v), the paper's are their transposes.
 """
 
 import equinox as eqx

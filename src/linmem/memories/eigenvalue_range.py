@@ -31,7 +31,8 @@ def log_decay(log_a: Float[Array, "*shape"], negative: bool) -> Decay:
     positive = log_a > -jnp.log(2.0)
     short = jnp.where(positive, 2 * jnp.expm1(log_a), -2 * jnp.exp(log_a))  # |2 a - 1| - 1
     small = short < -0.5
-    log = jnp.where(small, jnp.log(1 + short + _SMALLEST), jnp.log1p(jnp.where(small, 0.0, short)))
+    near_zero = jnp.where(short < -1, 0.0, 1 + short)  # 2 a may be rounded to more than 1
+    log = jnp.where(small, jnp.log(near_zero + _SMALLEST), jnp.log1p(jnp.where(small, 0.0, short)))
     return Decay(log, jnp.where(positive, 1.0, -1.0).astype(log.dtype))
 
 

@@ -24,10 +24,13 @@ nonlinear recurrence, as in the paper's models that track states best.
 | b_t, c_t  | b, c, c_state     | (in, n), (n, n)   | input and output gate, through silu  |
 
 Source: S. Movahedi, F. Sarnthein, N. M. Cirone, A. Orvieto, "Fixed-Point RNNs: Interpolating from Diagonal
-to Dense", 2025, arXiv:2503.10799, and the authors' code (FPRNN with Householder mixer).
-Departures: exactly L iterations without a stopping rule or damping, differentiated as they are (the authors
-iterate to a tolerance and differentiate the last pass); the strengths do not depend on the state; no output
-norm. The state of the memory is the L values h^l_t, so that stepping gives what unrolling gives.
+to Dense", 2025, arXiv:2503.10799, and the authors' code (dr-faustus/fp-rnn, models/fp_rnn_block.py, with the
+Householder mixer of models/mixer.py).
+Departures: strengths below 1, so that |I - Q| < 1 and the iteration contracts, as the paper demands (the
+code doubles them, and passes u through silu before it is scaled to length 1); exactly L iterations without a
+stopping rule or damping, differentiated as they are (the authors iterate to a tolerance and differentiate
+the last pass); the strengths do not depend on the state; no output norm and no further gate. The state of
+the memory is the L values h^l_t, so that stepping gives what unrolling gives.
 """
 
 import equinox as eqx

@@ -16,7 +16,8 @@
 Source: S. Yang, J. Kautz, A. Hatamizadeh, "Gated Delta Networks: Improving Mamba2 with Delta Rule", 2024,
 arXiv:2412.06464, sections 3.1 and 3.4; ``negative_eigenvalues`` as in arXiv:2411.12537 (it doubles beta;
 alpha stays in [0, 1]).
-Departures: states are (d_k, d_v), the paper's are their transposes.
+Departures: states are (d_k, d_v), the paper's are their transposes. Queries are not divided by sqrt(d_k) as
+in flash-linear-attention, which the norm undoes.
 """
 
 import equinox as eqx

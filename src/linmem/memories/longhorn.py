@@ -19,7 +19,8 @@ Each channel holds a linear map from keys to values and solves, at every step,
 There is no forget gate: what a key addresses is forgotten as it is written.
 
 Source: B. Liu, R. Wang, L. Wu, Y. Feng, P. Stone, Q. Liu, "Longhorn: State Space Models are Amortized Online
-Learners", 2024, arXiv:2407.14207, and the authors' code. Departures: the convolution has no bias.
+Learners", 2024, arXiv:2407.14207, and the authors' code (Cranial-XIX/longhorn, models/longhorn.py, ``step``).
+Departures: the convolution has no bias.
 """
 
 import jax

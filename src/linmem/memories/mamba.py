@@ -18,7 +18,8 @@ Source: A. Gu, T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective Stat
 arXiv:2312.00752, eqs. 1-2 and algorithm 2, with the block of section 3.4; T. N. Vo, D.-T. Pham, X. T. Tong,
 T. M. Nguyen, "Demystifying the Token Dynamics of Deep Selective State Space Models", 2024, arXiv:2410.03292.
 Departures: B is discretised by Euler's rule, as in the authors' code; the convolution has no bias.
-``aligned`` leaves out the triangular form by which the authors' code keeps S_C of full rank.
+``aligned`` leaves out the triangular form by which the authors' code keeps S_C of full rank; its threshold
+could not be checked against a public copy of that code.
 """
 
 import equinox as eqx

@@ -12,10 +12,13 @@
 | W_o, b_o  | w_gate, b_gate           | (in, heads d_v)            | output gate                    |
 
 Source: M. Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024, arXiv:2405.04517, eqs. 19-27,
-appendix A.3 (the stabiliser) and the block's convolution before queries and keys; ``negative_eigenvalues``
-as in arXiv:2411.12537.
+appendix A.3 (the stabiliser) and the block's convolution before queries and keys; the authors' code
+(NX-AI/xlstm, mlstm/backends.py, cell.py) for the recurrence and the biases' initial laws;
+``negative_eigenvalues`` as in arXiv:2411.12537.
 Departures: the cell without the block's up-projection and skip; root-mean-square norm of each head instead
-of the group norm; states are (d_k, d_v), the paper's are their transposes.
+of the group norm; states are (d_k, d_v), the paper's are their transposes. As in the equations and other
+than in the authors' code: gates read x_t (there q, k and v side by side, with weights that begin at 0), the
+output gate is a sigmoid of x_t, and nothing is added to the denominator (there 1e-6).
 """
 
 import equinox as eqx

@@ -16,7 +16,8 @@
 | xi, alpha, rho | xi, alpha, rho               | (heads, d)                  | removal, replacement, bonus  |
 
 Source: B. Peng et al., "RWKV-7 'Goose' with Expressive Dynamic State Evolution", 2025, arXiv:2503.14456,
-section 4.
+section 4, and the authors' code in NumPy (BlinkDL/RWKV-LM, RWKV-v7/rwkv_v7_numpy.py, ``time_mixing``), with
+which the equations above agree line by line.
 Departures: the time mixing alone, of a first layer (no residual of the first layer's values, no channel
 mixing); both taps of the token shift are free, they begin with sum 1; root-mean-square norm instead of the
 group norm; mu, w_0, a_0, xi, alpha and rho begin at plain values instead of the paper's by-channel

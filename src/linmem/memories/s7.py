@@ -16,9 +16,11 @@ not grow with time.
 
 Source: T. Soydan, N. Zubic, N. Messikommer, S. Mishra, D. Scaramuzza, "S7: Selective and Simplified State
 Space Layers for Sequence Modeling", 2024, arXiv:2410.03464; where the paper leaves shapes open, a public
-reimplementation (lrnnx) was followed: real states, every matrix a linear function of the input.
+reimplementation (SforAiDl/lrnnx, lrnnx/models/ltv/s7.py) was followed: real states, every matrix a linear
+function of the input.
 Departures: w begins so that 1 - Lambda is log-uniform in [0.01, 1.9] (the paper begins from HiPPO's real
-part, which is the same in all entries). The gate after the layer is that of the residual block.
+part, which is the same in all entries). No projection of the input before the layer; the gate after it is
+that of the residual block.
 """
 
 from typing import ClassVar

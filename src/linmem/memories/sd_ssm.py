@@ -14,9 +14,10 @@
 
 Source: A. Terzic, M. Hersche, G. Camposampiero, T. Hofmann, A. Sebastian, A. Rahimi, "On the Expressiveness
 and Length Generalization of Selective State-Space Models on Regular Languages", 2024, arXiv:2412.19350, and
-the authors' code (normalisation of columns, initial law).
-Departures: none in the recurrence. The transition of a step is made inside the loop over time, so that T
-matrices are never stored.
+the authors' code (IBM/selective-dense-state-space-model, models/SDSSM.py: normalisation of columns, initial
+law).
+Departures: none in the recurrence; the readout has no bias. The transition of a step is made inside the
+loop over time, so that T matrices are never stored.
 """
 
 import equinox as eqx

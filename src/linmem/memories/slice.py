@@ -10,7 +10,7 @@ The A_i share a structure, which decides the cost of a step and what can be trac
 | diagonal            | a(x) * h                            | d n             | DiagonalSLiCE  |
 | complex diagonal    | the same with complex numbers       | d n             | ComplexSLiCE   |
 | block-diagonal      | blocks of size m on the diagonal    | d n m           | BlockSLiCE     |
-| diagonal + low rank | a(x) * h + U(x) V(x)^T h            | d n (1 + 2 r)   | LowRankSLiCE   |
+| diagonal + low rank | a(x) * h + sum_i x_i U_i V_i^T h    | d n (1 + 2 r)   | LowRankSLiCE   |
 | sparse              | k entries in each row               | d n k           | SparseSLiCE    |
 | Walsh-Hadamard      | H (a(x) * h)                        | d n             | HadamardSLiCE  |
 
@@ -22,12 +22,14 @@ The A_i share a structure, which decides the cost of a step and what can be trac
 | H      | -                  | (n, n)         | Hadamard matrix, orthonormal, symmetric               |
 
 Source: B. Walker, L. Yang, N. M. Cirone, C. Salvi, T. Lyons, "Structured Linear CDEs: Maximally Expressive
-and Parallel-in-Time Sequence Models", 2025, arXiv:2505.17761, and the authors' code (transitions, first
-state, initial laws).
+and Parallel-in-Time Sequence Models", 2025, arXiv:2505.17761, and the authors' code (models/slcde.py:
+transitions, first state, initial laws).
 Departures: the state (of blocks and complex numbers: each by itself) is scaled to unit mean square after
-every step, where the authors bound it near 1e11. The recurrence is homogeneous, so this changes the scale of
-the state and not its direction, and makes features comparable at every length. The low rank is that of
-the whole A(x), not of each A_i; no channel of time is added to the input.
+every step, where the authors bound each change near 1e11. The recurrence is homogeneous, so this changes the
+scale of the state and not its direction, and makes features comparable at every length. No channel of time
+is added to the input, and inputs are not divided by 40, the training length. The authors' code takes
+tanh of the Walsh-Hadamard A_i, and lets each entry of a sparse A_i be zero with some probability; ours are
+unbounded, and every row of all A_i has the same few columns. The complex diagonal is not in the paper.
 """
 
 import abc
@@ -62,7 +64,7 @@ class AbstractSLiCE(AbstractMemory):
         """A(x) h."""
 
     @abc.abstractmethod
-    def matrix(self, coefficients: np.ndarray) -> np.ndarray:
+    def matrix(self, x: np.ndarray) -> np.ndarray:
         """A(x) written out (n, n), in float64 NumPy: the oracle."""
 
     def _group(self, n: int) -> int:
@@ -98,7 +100,7 @@ class AbstractSLiCE(AbstractMemory):
             if start:
                 h = x @ f(self.first) + f(self.first_bias)
             else:
-                h = h + self.matrix(x @ f(self.transition)) @ h
+                h = h + self.matrix(x) @ h
             groups = h.reshape(-1, self._group(len(h)))
             mean_square = (groups**2).mean(axis=1, keepdims=True)
             h = (groups / np.sqrt(np.where(mean_square > _SMALLEST, mean_square, 1.0))).reshape(-1)
@@ -141,7 +143,8 @@ class DiagonalSLiCE(AbstractSLiCE):
     def apply(self, coefficients, h):
         return coefficients * h
 
-    def matrix(self, coefficients):
+    def matrix(self, x):
+        coefficients = _coefficients(self, x)
         return np.diag(coefficients)
 
     @classmethod
@@ -170,7 +173,8 @@ class ComplexSLiCE(AbstractSLiCE):
         (a, b), (re, im) = coefficients.reshape(-1, 2).T, h.reshape(-1, 2).T
         return jnp.stack([a * re - b * im, a * im + b * re], axis=1).reshape(-1)
 
-    def matrix(self, coefficients):
+    def matrix(self, x):
+        coefficients = _coefficients(self, x)
         return _block_diagonal([np.array([[a, -b], [b, a]]) for a, b in coefficients.reshape(-1, 2)])
 
     @classmethod
@@ -203,7 +207,8 @@ class BlockSLiCE(AbstractSLiCE):
         blocks = coefficients.reshape(-1, self.block, self.block)
         return jnp.sum(blocks * h.reshape(-1, 1, self.block), axis=-1).reshape(-1)
 
-    def matrix(self, coefficients):
+    def matrix(self, x):
+        coefficients = _coefficients(self, x)
         return _block_diagonal(coefficients.reshape(-1, self.block, self.block))
 
     @classmethod
@@ -212,31 +217,40 @@ class BlockSLiCE(AbstractSLiCE):
 
 
 class LowRankSLiCE(AbstractSLiCE):
-    """Diagonal plus ``rank``."""
+    """Diagonal plus ``rank`` in each A_i."""
 
-    transition: Float[Array, "in coefficients"]
+    transition: Float[Array, "in n"]
+    """the diagonals"""
+    left: Float[Array, "in n rank"]
+    right: Float[Array, "in n rank"]
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
     out: Float[Array, "n out"]
-    rank: int = eqx.field(static=True)
     out_size: int = eqx.field(static=True)
     group = None
 
     def __init__(self, size: int, state_size: int, rank: int = 2, *, key: PRNGKeyArray):
+        diagonal_key, *keys = jax.random.split(key, 3)
         self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size * (1 + 2 * rank), (state_size * rank) ** -0.25, key
+            size, state_size, state_size, 1.0, diagonal_key
         )
-        self.rank, self.out_size = rank, size
+        std = (size * rank * state_size) ** -0.25
+        self.left, self.right = (std * jax.random.normal(k, (size, state_size, rank)) for k in keys)
+        self.out_size = size
+
+    def _enter(self, x):
+        coefficients, first = super()._enter(x)
+        return jnp.concatenate([coefficients, x], axis=-1), first
 
     def apply(self, coefficients, h):
-        diagonal, *factors = coefficients.reshape(1 + 2 * self.rank, -1)
-        u, v = jnp.stack(factors[: self.rank]), jnp.stack(factors[self.rank :])
-        return diagonal * h + jnp.sum(u * jnp.sum(v * h, axis=1, keepdims=True), axis=0)
+        diagonal, x = jnp.split(coefficients, [len(h)])
+        met = x[:, None] * jnp.tensordot(self.right, h, ([1], [0]))
+        return diagonal * h + jnp.tensordot(self.left, met, ([0, 2], [0, 1]))
 
-    def matrix(self, coefficients):
-        diagonal, *factors = coefficients.reshape(1 + 2 * self.rank, -1)
-        u, v = np.stack(factors[: self.rank], 1), np.stack(factors[self.rank :], 1)
-        return np.diag(diagonal) + u @ v.T
+    def matrix(self, x):
+        left, right = np.asarray(self.left, np.float64), np.asarray(self.right, np.float64)
+        low_rank = sum(x_i * u @ v.T for x_i, u, v in zip(x, left, right, strict=True))
+        return np.diag(_coefficients(self, x)) + low_rank
 
     @classmethod
     def example(cls, key, steps):
@@ -269,7 +283,8 @@ class SparseSLiCE(AbstractSLiCE):
         columns = np.array(self.columns)
         return jnp.sum(coefficients.reshape(columns.shape) * h[columns], axis=1)
 
-    def matrix(self, coefficients):
+    def matrix(self, x):
+        coefficients = _coefficients(self, x)
         n, k = np.shape(self.columns)
         a = np.zeros((n, n))
         for row, column, value in zip(
@@ -304,7 +319,8 @@ class HadamardSLiCE(AbstractSLiCE):
     def apply(self, coefficients, h):
         return walsh_hadamard(coefficients * h)
 
-    def matrix(self, coefficients):
+    def matrix(self, x):
+        coefficients = _coefficients(self, x)
         n = len(coefficients)
         signs = [[(-1.0) ** bin(i & j).count("1") for j in range(n)] for i in range(n)]
         return np.array(signs) / math.sqrt(n) @ np.diag(coefficients)
@@ -321,6 +337,10 @@ def walsh_hadamard(x: Float[Array, " n"]) -> Float[Array, " n"]:
         a, b = jnp.moveaxis(x.reshape(-1, 2, half), 1, 0)
         x, half = jnp.stack([a + b, a - b], axis=1).reshape(-1), 2 * half
     return x / n**0.5
+
+
+def _coefficients(memory: AbstractSLiCE, x: np.ndarray) -> np.ndarray:
+    return x @ np.asarray(memory.transition, np.float64)
 
 
 def _block_diagonal(blocks) -> np.ndarray:

@@ -50,9 +50,15 @@ class Cumulated(NamedTuple):
     def last(self) -> "Cumulated":
         return jax.tree.map(lambda x: x[-1], self)
 
-    def between(self) -> Float[Array, "C C"]:
-        """[t, s]: L_t - L_s, of one decay a step."""
-        return jax.tree.map(lambda x: x[:, None], self) - jax.tree.map(lambda x: x[None, :], self)
+    def less(self, log: Float[Array, "*C"]) -> "Cumulated":
+        """L_t - log_t, with all the digits of both."""
+        coarse, fine = _split(log)
+        return Cumulated(self.coarse - coarse, self.fine - fine, self.sign)
+
+    def between(self, earlier: "Cumulated | None" = None) -> Float[Array, "C C"]:
+        """[t, s]: L_t - L_s, of one decay a step; or the L_s of ``earlier``."""
+        earlier = self if earlier is None else earlier
+        return jax.tree.map(lambda x: x[:, None], self) - jax.tree.map(lambda x: x[None, :], earlier)
 
     def __sub__(self, earlier: "Cumulated") -> Float[Array, "..."]:
         """L_t - L_s, as exact as the decays themselves."""
@@ -65,13 +71,19 @@ class Cumulated(NamedTuple):
 
 def cumulate(decay: Decay, began: Began) -> Cumulated:
     """L_t and sigma_t of a chunk, (C, ...)."""
-    coarse = jax.lax.stop_gradient(jnp.round(decay.log * _GRID) / _GRID)
+    coarse, fine = _split(decay.log)
     since_beginning = jnp.where(causal(began), 1.0, 0.0).astype(coarse.dtype)
     sign = None
     if decay.sign is not None:  # flips before a start are counted too, but cancel in every product of two
         flips = jnp.where(decay.sign < 0, -1.0, 1.0).astype(coarse.dtype)
         sign = jax.lax.stop_gradient(jnp.cumprod(flips, axis=0))
-    return Cumulated(since_beginning @ coarse, since_beginning @ (decay.log - coarse), sign)
+    return Cumulated(since_beginning @ coarse, since_beginning @ fine, sign)
+
+
+def _split(log: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    """The nearest multiple of 1/256, and the rest, which has the derivative."""
+    coarse = jax.lax.stop_gradient(jnp.round(log * _GRID) / _GRID)
+    return coarse, log - coarse
 
 
 def causal(began: Began, strict: bool = False) -> Bool[Array, "C C"]:

@@ -68,6 +68,9 @@ def unroll(
     length = min(length, max(steps, 1))
     count = steps // length
     whole = count * length
+    # XLA must not see an empty state as a constant: jaxlib 0.10's CPU products with a broadcast constant read
+    # memory that is not theirs
+    state = jax.lax.optimization_barrier(state)
 
     @jax.checkpoint
     def body(state, chunk):

@@ -52,26 +52,30 @@ class Normalised(AbstractKernel):
         matrix, normaliser = jnp.where(start, 0.0, state.matrix), jnp.where(start, 0.0, state.normaliser)
         before = jax.lax.stop_gradient(jnp.where(start, _NOTHING, state.stabiliser))
         now = jax.lax.stop_gradient(jnp.maximum(x.forget.log + before, x.input))
-        kept = Decay(x.forget.log + before - now, x.forget.sign).value()
+        kept = Decay(x.forget.log + (before - now), x.forget.sign).value()
         key = jnp.exp(x.input - now) * x.k
         state = NormalisedState(kept * matrix + key[:, None] * x.v, kept * normaliser + key, now)
         return state, x.q @ state.matrix / _floored(x.q @ state.normaliser, now)
 
     def chunk(self, state, xs, began):
         cumulated = cumulate(xs.forget, began)
-        between = cumulated.between() + xs.input
-        between = jnp.where(causal(began), between, -jnp.inf)
-        since = jnp.where(began < 0, cumulated.total() + jax.lax.stop_gradient(state.stabiliser), -jnp.inf)
+        before = jax.lax.stop_gradient(state.stabiliser)
+        entered = cumulated.less(xs.input)
+        between = jnp.where(causal(began), cumulated.between(entered), -jnp.inf)
+        since = jnp.where(began < 0, cumulated.total() + before, -jnp.inf)
         now = jax.lax.stop_gradient(jnp.maximum(between.max(axis=1), since))
-        weight, kept = jnp.exp(between - now[:, None]), jnp.exp(since - now)
+        # not between - now: n . q may cancel, which multiplies the rounding of exponents
+        leaving = cumulated.less(now)
+        weight = jnp.exp(jnp.where(causal(began), leaving.between(entered), -jnp.inf))
+        kept = jnp.exp(jnp.where(began < 0, leaving.less(-before).total(), -jnp.inf))
         if (sign := cumulated.sign) is not None:
             weight, kept = weight * (sign[:, None] * sign), kept * sign
         read = xs.q @ xs.k.T * weight
         y = read @ xs.v + kept[:, None] * (xs.q @ state.matrix)
         size = read.sum(axis=1) + kept * (xs.q @ state.normaliser)
-        leaving = weight[-1][:, None] * xs.k
-        matrix = kept[-1] * state.matrix + leaving.T @ xs.v
-        normaliser = kept[-1] * state.normaliser + leaving.sum(axis=0)
+        last = weight[-1][:, None] * xs.k
+        matrix = kept[-1] * state.matrix + last.T @ xs.v
+        normaliser = kept[-1] * state.normaliser + last.sum(axis=0)
         return NormalisedState(matrix, normaliser, now[-1]), y / _floored(size, now)[:, None]
 
 
