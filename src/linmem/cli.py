@@ -368,6 +368,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "act": "bench_act",
                 "kernels": "bench_kernels",
                 "layers": "bench_layers",
+                "memory": "bench_memory",
                 "numerics": "bench_numerics",
                 "scan": "bench_scan",
                 "solve": "bench_solve",

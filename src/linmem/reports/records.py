@@ -10,7 +10,7 @@ What was missing or ignored is told in `Run.notes` and `Run.unfinished`, never s
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -52,6 +52,8 @@ class Run:
     episodes: dict[str, Episode]
     notes: tuple[str, ...]
     """What was ignored while reading, in sentences."""
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The last record of each event that is none of these, by the event."""
 
     @property
     def memories(self) -> list[str]:
@@ -74,6 +76,7 @@ def read_run(directory: str | Path) -> Run:
     updates: dict[str, list[dict[str, Any]]] = {}
     snapshots: dict[str, list[dict[str, Any]]] = {}
     results: dict[str, dict[str, Any]] = {}
+    others: dict[str, dict[str, Any]] = {}
     records, notes = _read_records(directory / "records.jsonl")
     for record in records:
         if record["event"] in ("update", "snapshot"):
@@ -85,6 +88,8 @@ def read_run(directory: str | Path) -> Run:
             history.append(record)
         elif record["event"] == "result":
             results[record["memory"]] = record
+        else:
+            others[record["event"]] = record
     return Run(
         name=str(settings.pop("name", directory.name)),
         config=settings.pop("config"),
@@ -94,6 +99,7 @@ def read_run(directory: str | Path) -> Run:
         results=results,
         episodes={path.stem: _read_episode(path) for path in sorted(directory.glob("episodes/*.npz"))},
         notes=tuple(notes),
+        others=others,
     )
 
 
