@@ -77,6 +77,12 @@ class PPOConfig:
     """largest global norm of a gradient"""
     memory_size: int = 64
     """width of learned memories and of the heads"""
+    normalise_observations: bool = False
+    """shift and scale numbers that are observed by their mean and spread so far; choices stay as they are"""
+    normalise_rewards: bool = False
+    """divide rewards, before reward_scale, by the spread so far of the discounted sum of past ones"""
+    privileged_critic: bool = False
+    """let the critic, which does not act, see the world's hidden state too"""
 
     def __post_init__(self):
         if self.actors % self.minibatches:

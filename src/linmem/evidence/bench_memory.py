@@ -1,8 +1,9 @@
 """`linmem bench memory`: many worlds, many memories, one table.
 
-Each job (one world, memory and seed) is an ordinary run folder; the queue skips what is done and goes on where
-it was stopped. The targets say that the suite is whole and sound, not which memory wins: every job finished,
-no agent surely earns more than its world allows, and no memoryless agent more than the best memoryless policy.
+Each job (one world, memory and seed) is an ordinary run folder; the queue skips what is done and goes on
+where it was stopped. The targets say that the suite is whole and sound, not which memory wins: every job is
+finished, no agent earns more than its world allows, and no memoryless agent more than the best memoryless
+policy.
 """
 
 import sys
@@ -27,16 +28,48 @@ SUITES = {
         worlds=(
             "repeat_first",
             "repeat_previous",
-            "count_recall",
-            "bandit",
             "position_cartpole",
             "parity",
+            "tmaze",
+            "memory_chain",
         ),
-        memories=("none", "trace", "lru", "s5", "ffm", "mamba2", "gru"),
+        memories=("none", "trace", "lru", "s5", "ffm", "gru"),
         seeds=3,
         steps=500_000,
     ),
 }
+POPGYM = (
+    *("repeat_first", "repeat_previous", "autoencode", "count_recall", "higher_lower", "bandit"),
+    *("position_cartpole", "noisy_cartpole"),
+)
+LEVELLED = tuple(f"{world}@level={level}" for world in POPGYM for level in ("medium", "hard"))
+SUITES["full"] = Suite(
+    worlds=(
+        *SUITES["quick"].worlds,
+        *(world for world in POPGYM if world not in SUITES["quick"].worlds),
+        *LEVELLED,
+        *("tmaze@length=50@limit=200", "tmaze@active=True", "tmaze@noise=True", "memory_chain@length=100"),
+    ),
+    memories=(
+        *SUITES["quick"].memories,
+        *(
+            "mamba2",
+            "s4d",
+            "dss",
+            "s7",
+            "gated_deltanet",
+            "deltaproduct",
+            "rwkv7",
+            "mlstm",
+            "mamba",
+            "gla",
+            "slice_block",
+        ),
+    ),
+    seeds=5,
+    steps=15_000_000,
+    memory_size=128,
+)
 
 SLACK = 0.05  # of a score: what chance in a few hundred episodes of evaluation may add
 
@@ -47,6 +80,7 @@ def main(
     memories: tuple[str, ...] = (),
     seeds: int | None = None,
     steps: int | None = None,
+    memory_size: int | None = None,
     workers: int = 2,
     ray: str | None = None,
     out: Path = Path("runs"),
@@ -63,6 +97,7 @@ def main(
         memories: these instead of the suite's.
         seeds: so many instead of the suite's.
         steps: environment steps of each job instead of the suite's.
+        memory_size: width of learned memories instead of the suite's.
         workers: processes side by side.
         ray: address of a Ray cluster (or auto); its machines must all see the folder.
         out: where the suite's folder is made.
@@ -74,7 +109,11 @@ def main(
         raise ValueError(f"workers is {workers}; at least 1 process must work")
     known = SUITES[suite]
     chosen = Suite(
-        worlds or known.worlds, memories or known.memories, seeds or known.seeds, steps or known.steps
+        worlds or known.worlds,
+        memories or known.memories,
+        seeds or known.seeds,
+        steps or known.steps,
+        memory_size or known.memory_size,
     )
     jobs, root = chosen.jobs(), out / f"memory-{suite}"
     root.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ FAMILIES = (
         PPOConfig(reward_scale=0.1, trace=0.95),
         "control: what an action is worth shows within some tens of steps",
     ),
+    Family(("tmaze", "memory_chain"), PPOConfig(discount=0.98), "one reward, at the end"),
     Family(("parity",), PPOConfig(discount=0.9, trace=0.8), "a report is paid at once"),
     Family(("ringworld", "permutation"), PPOConfig(discount=0.95, trace=0.8, entropy_cost=0.02), "short"),
 )

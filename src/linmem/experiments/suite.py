@@ -43,13 +43,16 @@ class Suite:
     def jobs(self) -> list[RunConfig]:
         """Seed after seed, so that all cells fill evenly and later seeds find their programs compiled.
 
-        Raises ValueError for a world without a card: its scores could not be compared."""
+        Raises ValueError for a world without a card, or where memory is worth nothing: its scores could not
+        be compared."""
         made = []
         for seed in range(self.seeds):
             for world in self.worlds:
                 card = resolve(world).make().card()
                 if card is None:
                     raise ValueError(f"world '{world}' has no card, by which scores compare; leave it out")
+                if not card.attainable > card.memoryless:
+                    raise ValueError(f"on world '{world}' memory is worth nothing; leave it out")
                 ppo = replace(ppo_of(world), memory_size=self.memory_size)
                 made += [
                     RunConfig(

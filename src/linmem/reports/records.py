@@ -161,3 +161,27 @@ def _read_episode(path: Path) -> Episode:
         if (found := getattr(episode, name).shape) != shape:
             raise ValueError(f"{path}: {name} has shape {found}; expected {shape}")
     return episode
+
+
+def records(directory: str | Path):
+    """The updates of a run folder, or of all run folders below a directory, as one pandas DataFrame: a row
+    for each update of each agent (columns run, world, memory, seed, agent, and what an update records)."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError('records as a DataFrame need pandas: pip install "linmem[suite]"') from error
+    directory = Path(directory)
+    folders = [directory] if (directory / "config.json").is_file() else []
+    folders = folders or sorted(path.parent for path in directory.glob("*/config.json"))
+    if not folders:
+        raise FileNotFoundError(f"{directory} is no run folder and holds none")
+    rows = []
+    for folder in folders:
+        run = read_run(folder)
+        same = {"run": run.name, "world": run.config.get("world"), "seed": run.config.get("seed")}
+        for record in (record for history in run.updates.values() for record in history):
+            shared = {key: value for key, value in record.items() if not isinstance(value, list)}
+            for agent in range(len(record["reward"])):
+                own = {key: value[agent] for key, value in record.items() if isinstance(value, list)}
+                rows.append(same | shared | {"agent": agent} | own)
+    return pd.DataFrame(rows).drop(columns="event", errors="ignore")

@@ -273,7 +273,8 @@ def suite_sections(results: Results, command: str, machine: str) -> list[Section
 def _what_was_run(results: Results, total: int) -> str:
     text = (
         f"Agents that differ only in their memory: {len(results.memories)} memories on "
-        f"{len(results.worlds)} worlds from {results.seeds} seeds, {len(results.jobs)} of {total} runs finished."
+        f"{len(results.worlds)} worlds from {results.seeds} seeds; {len(results.jobs)} of {total} runs are "
+        "finished."
     )
     inexact = {job.world for job in results.jobs if not job.exact}
     if inexact:
@@ -295,8 +296,8 @@ def _scale(results: Results, world: str) -> str:
 _SCORES = (
     "A score puts an episode's return on the scale of its world: 0 is what the best policy without memory "
     "earns, 1 what the best policy earns. Below 0 an agent did not even learn to react."
-    "\n\nOver all worlds: the interquartile mean of all runs, with its 95% stratified bootstrap interval. For "
-    "one world: the mean over seeds with its 95% bootstrap interval. Few seeds make intervals too narrow. A "
+    "\n\nAll worlds: the interquartile mean of all runs, with its 95% stratified bootstrap interval. "
+    "One world: the mean over seeds with its 95% bootstrap interval. Few seeds make intervals too narrow. A "
     "click on a heading sorts by it."
 )
 _PROFILE = (

@@ -15,7 +15,7 @@ from .balance import (
     velocity_cartpole,
 )
 from .bandit import MultiarmedBandit, bandit
-from .base import AbstractHostWorld, AbstractWorld, Outcome
+from .base import AbstractHostWorld, AbstractWorld, Card, Outcome
 from .boards import Battleship, MineSweeper, battleship, minesweeper
 from .cards import (
     Autoencode,
@@ -31,6 +31,7 @@ from .cards import (
     repeat_first,
     repeat_previous,
 )
+from .chains import DiscountingChain, MemoryChain
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
 from .model_files import is_model_name, model_world
@@ -49,6 +50,7 @@ from .ringworld import RingWorld
 from .spaces import Box, Dict, Discrete, MultiDiscrete
 from .table_world import TableState, TableWorld
 from .tables import HMM, POMDP, Trajectory, deterministic_of, permutation_of
+from .tmaze import TMaze
 
 PAPER = "Zhao et al. 2026, arXiv:2605.31261, experiment 6.2"
 THEOREM = "Zhao et al. 2026, arXiv:2605.31261, Theorem 5.7"
@@ -92,6 +94,11 @@ WORLDS.add("noisy_cartpole", noisy_cartpole, "balance from noisy positions", POP
 WORLDS.add("position_pendulum", position_pendulum, "swing up without seeing the velocity", POPGYM)
 WORLDS.add("noisy_pendulum", noisy_pendulum, "swing up from noisy angles", POPGYM)
 
+WORLDS.add("tmaze", TMaze, "recall at a junction the sign read far before it", "Bakker 2001, NIPS")
+BSUITE = "Osband et al. 2019, bsuite, arXiv:1908.03568"
+WORLDS.add("memory_chain", MemoryChain, "give back a bit of the first step", BSUITE)
+WORLDS.add("discounting_chain", DiscountingChain, "choose the reward that comes latest", BSUITE)
+
 ELSEWHERE = {
     "gymnax": Entry("gymnax", gymnax_world.make, "a gymnax environment", "Lange 2022, gymnax"),
     "gym": Entry("gym", GymnasiumWorld, "a Gymnasium environment", "Towers et al. 2024, arXiv:2407.17032"),
@@ -133,16 +140,19 @@ __all__ = [
     "Autoencode",
     "Battleship",
     "Box",
+    "Card",
     "CartPole",
     "Concentration",
     "ConstantProbe",
     "CountRecall",
     "DelayProbe",
     "Dict",
+    "DiscountingChain",
     "Discrete",
     "GymnasiumWorld",
     "GymnaxWorld",
     "HigherLower",
+    "MemoryChain",
     "MineSweeper",
     "MultiDiscrete",
     "MultiarmedBandit",
@@ -155,6 +165,7 @@ __all__ = [
     "RepeatFirst",
     "RepeatPrevious",
     "RingWorld",
+    "TMaze",
     "TableState",
     "TableWorld",
     "Trajectory",
