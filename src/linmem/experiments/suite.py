@@ -120,7 +120,7 @@ def _queue(
     try:
         # joblib does a queue for one worker in this process, which a crash would end.
         with parallel_config(backend="loky", n_jobs=max(2, workers)):
-            Parallel(batch_size=1, pre_dispatch=workers)(each)
+            Parallel(batch_size=1, pre_dispatch=workers)(each)  # pyright: ignore[reportArgumentType]
     finally:
         if before is None:
             del os.environ["NPROC"]

@@ -230,17 +230,22 @@ def profile(results: Results) -> Picture:
 @mpl.rc_context(STYLE)
 def times(results: Results) -> Picture:
     """Seconds of training per million steps, on a logarithmic scale."""
-    rows = sorted(cost_table(results).rows, key=lambda row: -row[1])  # pyright: ignore[reportOperatorIssue]
+    spent = {
+        memory: [job.seconds_per_million for job in results.jobs if job.memory == memory]
+        for memory in results.memories
+    }
+    means = [(memory, float(np.mean(each))) for memory, each in spent.items() if each]
+    rows = sorted(means, key=lambda row: -row[1])
     figure = Figure(figsize=(WIDTH, 0.9 + 0.38 * len(rows)), layout="constrained")
     axes = figure.subplots()
     style = look(results.memories)
-    for height, (memory, seconds, *_) in enumerate(rows):
-        axes.barh(height, seconds, color=style[str(memory)][0], height=0.6)
+    for height, (memory, seconds) in enumerate(rows):
+        axes.barh(height, seconds, color=style[memory][0], height=0.6)
         axes.annotate(f" {seconds:.3g} s", (seconds, height), va="center", fontsize=10)
-    axes.set(yticks=range(len(rows)), yticklabels=[str(row[0]) for row in rows], xscale="log")
+    axes.set(yticks=range(len(rows)), yticklabels=[memory for memory, _ in rows], xscale="log")
     axes.set(xlabel="seconds per million environment steps")
     axes.margins(x=0.25)
-    words = "; ".join(f"{row[0]} {row[1]:.3g} s" for row in reversed(rows))
+    words = "; ".join(f"{memory} {seconds:.3g} s" for memory, seconds in reversed(rows))
     return Picture(figure, f"Training time per million environment steps: {words}.")
 
 

@@ -34,6 +34,9 @@ from .cards import (
 from .chains import DiscountingChain, MemoryChain
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
+from .labyrinth import Labyrinth, escape, explore
+from .latent_mdp import LatentMDP
+from .locks import CombinationLock, Revealing
 from .model_files import is_model_name, model_world
 from .parity import Parity
 from .permutation import PermutationWorld
@@ -87,6 +90,8 @@ WORLDS.add("higher_lower", higher_lower, "guess whether the next card is higher"
 WORLDS.add("concentration", concentration, "find pairs of hidden cards", POPGYM)
 WORLDS.add("battleship", battleship, "sink ships that are not shown", POPGYM)
 WORLDS.add("minesweeper", minesweeper, "clear a field whose answers are not kept", POPGYM)
+WORLDS.add("labyrinth_escape", escape, "leave a maze seen square by square", POPGYM)
+WORLDS.add("labyrinth_explore", explore, "walk over all of a maze", POPGYM)
 WORLDS.add("bandit", bandit, "arms whose odds last an episode", POPGYM)
 WORLDS.add("position_cartpole", position_cartpole, "balance without seeing velocities", POPGYM)
 WORLDS.add("velocity_cartpole", velocity_cartpole, "balance without seeing positions", POPGYM)
@@ -98,6 +103,17 @@ WORLDS.add("tmaze", TMaze, "recall at a junction the sign read far before it", "
 BSUITE = "Osband et al. 2019, bsuite, arXiv:1908.03568"
 WORLDS.add("memory_chain", MemoryChain, "give back a bit of the first step", BSUITE)
 WORLDS.add("discounting_chain", DiscountingChain, "choose the reward that comes latest", BSUITE)
+
+WORLDS.add(
+    "latent_mdp", LatentMDP, "find out by acting which MDP it is", "Zhou et al. 2022, arXiv:2210.11604"
+)
+WORLDS.add(
+    "combination_lock",
+    CombinationLock,
+    "enter a code, counting blindly",
+    "Uehara et al. 2022, arXiv:2206.12081",
+)
+WORLDS.add("revealing", Revealing, "add up weak evidence", "Chen et al. 2023, arXiv:2302.01333")
 
 ELSEWHERE = {
     "gymnax": Entry("gymnax", gymnax_world.make, "a gymnax environment", "Lange 2022, gymnax"),
@@ -142,6 +158,7 @@ __all__ = [
     "Box",
     "Card",
     "CartPole",
+    "CombinationLock",
     "Concentration",
     "ConstantProbe",
     "CountRecall",
@@ -152,6 +169,8 @@ __all__ = [
     "GymnasiumWorld",
     "GymnaxWorld",
     "HigherLower",
+    "Labyrinth",
+    "LatentMDP",
     "MemoryChain",
     "MineSweeper",
     "MultiDiscrete",
@@ -164,6 +183,7 @@ __all__ = [
     "RecallProbe",
     "RepeatFirst",
     "RepeatPrevious",
+    "Revealing",
     "RingWorld",
     "TMaze",
     "TableState",
