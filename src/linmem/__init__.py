@@ -38,6 +38,7 @@ from .memories import (
     Viterbi,
     viterbi_path,
 )
+from .reports.records import records
 from .tasks import TASKS
 from .worlds import HMM, POMDP, WORLDS, RingWorld
 
@@ -79,6 +80,7 @@ __all__ = [
     "Viterbi",
     "analyse",
     "load",
+    "records",
     "scan",
     "viterbi_path",
 ]

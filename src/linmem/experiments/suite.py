@@ -112,7 +112,7 @@ def _queue(
     if ray is not None:
         _register_ray(ray)
         with parallel_config(backend="ray"):
-            Parallel(n_jobs=workers, batch_size=1)(each)
+            Parallel(n_jobs=workers, batch_size=1)(each)  # pyright: ignore[reportArgumentType]
         return
     # XLA makes as many threads as the machine has cores; workers must share them. Workers inherit this.
     before = os.environ.get("NPROC")
