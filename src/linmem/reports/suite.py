@@ -229,7 +229,7 @@ def profile(results: Results) -> Picture:
 
 @mpl.rc_context(STYLE)
 def times(results: Results) -> Picture:
-    """Seconds of training per million steps, on a logarithmic scale."""
+    """Seconds of training per million steps."""
     spent = {
         memory: [job.seconds_per_million for job in results.jobs if job.memory == memory]
         for memory in results.memories
@@ -242,7 +242,7 @@ def times(results: Results) -> Picture:
     for height, (memory, seconds) in enumerate(rows):
         axes.barh(height, seconds, color=style[memory][0], height=0.6)
         axes.annotate(f" {seconds:.3g} s", (seconds, height), va="center", fontsize=10)
-    axes.set(yticks=range(len(rows)), yticklabels=[memory for memory, _ in rows], xscale="log")
+    axes.set(yticks=range(len(rows)), yticklabels=[memory for memory, _ in rows])
     axes.set(xlabel="seconds per million environment steps")
     axes.margins(x=0.25)
     words = "; ".join(f"{memory} {seconds:.3g} s" for memory, seconds in reversed(rows))
@@ -276,11 +276,9 @@ def suite_sections(results: Results, command: str, machine: str) -> list[Section
 
 
 def _what_was_run(results: Results, total: int) -> str:
-    text = (
-        f"Agents that differ only in their memory: {len(results.memories)} memories on "
-        f"{len(results.worlds)} worlds from {results.seeds} seeds; {len(results.jobs)} of {total} runs are "
-        "finished."
-    )
+    parts = {"memories": results.memories, "worlds": results.worlds, "seeds": range(results.seeds)}
+    counted = ", ".join(f"{name}: {len(each)}" for name, each in parts.items())
+    text = f"Agents that differ only in their memory ({counted}); {len(results.jobs)} of {total} runs are finished."
     inexact = {job.world for job in results.jobs if not job.exact}
     if inexact:
         text += (
