@@ -13,13 +13,13 @@ import time
 import numpy as np
 import pytest
 
+from linmem import records
 from linmem.evidence import bench_memory
 from linmem.experiments import run as runs
 from linmem.experiments.settings import FAMILIES, OTHERS, ppo_of
 from linmem.experiments.store import Folder
 from linmem.experiments.suite import Suite, failure, is_done, progress, work
 from linmem.measures.statistics import bootstrap_mean, interquartile_mean
-from linmem.reports.records import records
 from linmem.reports.suite import read_suite, suite_table, write_suite
 from linmem.worlds import WORLDS
 from test_run import command, learning

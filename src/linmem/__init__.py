@@ -38,7 +38,6 @@ from .memories import (
     Viterbi,
     viterbi_path,
 )
-from .reports.records import records
 from .tasks import TASKS
 from .worlds import HMM, POMDP, WORLDS, RingWorld
 
@@ -84,3 +83,13 @@ __all__ = [
     "scan",
     "viterbi_path",
 ]
+
+
+def records(directory):
+    """The updates of a run folder, or of all run folders below a directory, as one pandas DataFrame.
+
+    See ``linmem.reports.records``. Figures are imported only when something is read.
+    """
+    from .reports import records as read
+
+    return read(directory)

@@ -25,7 +25,7 @@ from .cache import enable_compilation_cache
 from .config import RunConfig
 from .run import run
 from .settings import ppo_of
-from .store import Folder, FolderError
+from .store import Folder
 
 EVALUATION_ACTORS = 256
 
@@ -146,8 +146,8 @@ def do(job: RunConfig, root: Path, command: str, session: str) -> None:
     try:
         for _ in run(job, folder):
             pass
-    except (FolderError, FloatingPointError, ValueError) as error:
-        folder.append(_failed(session, str(error)))
+    except Exception as error:  # whatever a memory or a world raises is told, and ends its own job only
+        folder.append(_failed(session, f"{type(error).__name__}: {error}"))
     else:
         spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
         folder.append({"event": "job"} | spent)

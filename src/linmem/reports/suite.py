@@ -278,7 +278,8 @@ def suite_sections(results: Results, command: str, machine: str) -> list[Section
 def _what_was_run(results: Results, total: int) -> str:
     parts = {"memories": results.memories, "worlds": results.worlds, "seeds": range(results.seeds)}
     counted = ", ".join(f"{name}: {len(each)}" for name, each in parts.items())
-    text = f"Agents that differ only in their memory ({counted}); {len(results.jobs)} of {total} runs are finished."
+    finished = f"{len(results.jobs)} of {total} runs are finished"
+    text = f"Agents that differ only in their memory ({counted}); {finished}."
     inexact = {job.world for job in results.jobs if not job.exact}
     if inexact:
         text += (
