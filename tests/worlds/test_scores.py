@@ -259,11 +259,12 @@ def test_who_tries_one_context_after_another_earns_all_of_a_latent_mdp():
 
 def test_the_memoryless_score_of_a_latent_mdp_is_that_of_the_best_of_a_grid_of_policies():
     world = LatentMDP(2, length=6)
-    grid = np.linspace(0, 1, 21)
+    grid = np.linspace(0, 1, 11)
     laws = ([[p, 1 - p] for p in choice] for choice in itertools.product(grid, repeat=3))
     values = {tuple(map(tuple, law)): reactive_value(world.tables(), np.array(law), 6) for law in laws}
     best = max(values, key=values.get)
-    assert world.card().memoryless >= values[best] - 1e-6
+    # a softmax comes near certain actions, and does not reach them
+    assert world.card().memoryless >= values[best] - 1e-4
     assert world.card().memoryless == pytest.approx(values[best], abs=0.01)
     law = jnp.log(jnp.asarray(best) + 1e-30)
     drawn = returns(world, lambda m, seen, key: (m, jax.random.categorical(key, law[seen])), copies=8192)

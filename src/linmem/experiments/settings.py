@@ -1,12 +1,13 @@
 """Settings of PPO for each family of worlds, in one place; they are the same for every memory.
 
-A family shares the length of its episodes and the size of its rewards. Nobody searched these over worlds and
-memories: they follow from a few trials with `gru` and `lru` on the family's first world.
+A family shares the length of its episodes and the size of its rewards, and its settings follow from these.
+Nothing was searched over worlds or memories.
 """
 
 from dataclasses import dataclass
 
 from ..agents import PPOConfig
+from .config import RINGWORLD_PPO
 
 
 @dataclass(frozen=True)
@@ -18,25 +19,21 @@ class Family:
     why: str
 
 
+POPGYM = (
+    *("repeat_first", "repeat_previous", "autoencode", "count_recall", "higher_lower", "concentration"),
+    *("battleship", "minesweeper", "bandit", "labyrinth_escape", "labyrinth_explore"),
+    *("position_cartpole", "velocity_cartpole", "noisy_cartpole", "position_pendulum", "noisy_pendulum"),
+)
+
 FAMILIES = (
     Family(
-        ("repeat_first", "repeat_previous", "autoencode", "count_recall", "higher_lower", "concentration"),
+        POPGYM,
         PPOConfig(reward_scale=0.1),
-        "every step pays about 1/50 of the whole, at once; the scale makes values about 1",
-    ),
-    Family(
-        ("battleship", "minesweeper", "bandit"),
-        PPOConfig(reward_scale=0.1),
-        "the same, and exploring pays late",
-    ),
-    Family(
-        ("position_cartpole", "velocity_cartpole", "noisy_cartpole", "position_pendulum", "noisy_pendulum"),
-        PPOConfig(reward_scale=0.1, trace=0.95),
-        "control: what an action is worth shows within some tens of steps",
+        "an episode's rewards sum to 1 at most, over 50 steps and more; the scale makes values about 1 to 10",
     ),
     Family(("tmaze", "memory_chain"), PPOConfig(discount=0.98), "one reward, at the end"),
     Family(("parity",), PPOConfig(discount=0.9, trace=0.8), "a report is paid at once"),
-    Family(("ringworld", "permutation"), PPOConfig(discount=0.95, trace=0.8, entropy_cost=0.02), "short"),
+    Family(("ringworld", "permutation"), RINGWORLD_PPO, "what an action is worth shows within a few steps"),
 )
 
 OTHERS = PPOConfig()

@@ -84,7 +84,7 @@ class Revealing(AbstractTabled):
     alpha: float = eqx.field(static=True)
     looks: int = eqx.field(static=True)
 
-    def __init__(self, alpha: float = 0.4, looks: int = 15, discount: float = 0.99):
+    def __init__(self, alpha: float = 0.4, looks: int = 5, discount: float = 0.99):
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it lies above 0, at most 1")
         if looks < 1:
