@@ -361,7 +361,7 @@ def test_a_hand_on_the_wall_earns_the_labyrinth_s_memoryless_score(explore):
     assert (earned <= 1).all() and card.memoryless < card.attainable <= 1
 
 
-def test_every_card_that_says_exact_is_above_its_memoryless_score_and_below_nothing():
+def test_no_card_says_that_less_can_be_attained_than_without_memory():
     known = {entry.name: entry.make().card() for entry in WORLDS}
     for name, card in known.items():
         if card is not None:
