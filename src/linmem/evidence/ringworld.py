@@ -6,8 +6,11 @@ Every row is one memory in one run folder, trained and resumed as `linmem run` d
   published budget (a larger step size that falls to 0, a shorter horizon, some entropy).
 - paper: the published budget, with the settings of Lu et al.'s code.
 
-The targets are claims about order and distance, with Welch intervals over seeds. The world's constants are
-calibrated on the exact belief's reward alone: agreement there says nothing, agreement of the others does.
+The ring has the open choices under which the published order appears (`docs/ringworld.md` says how they were
+found): episodes of 500 steps, and irregular moves that are another action's. The sharpness of the beacons is
+calibrated on the exact belief's reward alone: agreement there says nothing.
+
+The targets are claims about order and distance, with Welch intervals over seeds.
 
 Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261, section 6.2
 and its learning curves, read off to about 0.01; C. Lu et al., "Structured State Space Models for In-Context
@@ -61,6 +64,7 @@ ROWS = (
     Row("s5@hidden=256", 0.535, "S5, hidden size 256"),
 )
 PUBLISHED = {row.memory: row.published for row in ROWS if row.published is not None}
+WORLD = "ringworld@slip=other@sharpness=1.3@episode_length=500"
 READING = 0.01  # error of a value read off the paper's plot
 NEAR = 0.02  # published values of the rows called near lie within 0.015 of the belief's
 NEAR_BELIEF = ("deep_alf", "deep_alf@random=delta", "deep_alf@random=E", "deep_alf@random=Lambda")
@@ -79,11 +83,11 @@ MINUTES = 25
 Preset = Literal["quick", "paper"]
 
 
-def preset_config(preset: Preset) -> RunConfig:
+def preset_config(preset: Preset, world: str = WORLD) -> RunConfig:
     """What a preset runs: all rows in one folder."""
     memories = tuple(row.memory for row in ROWS)
     if preset == "quick":
-        return RunConfig(memory=memories, seeds=4, steps=600_000, snapshots=6)
+        return RunConfig(world=world, memory=memories, seeds=4, steps=600_000, snapshots=6)
     ppo = PPOConfig(
         actors=64,
         unroll=1024,
@@ -98,7 +102,7 @@ def preset_config(preset: Preset) -> RunConfig:
         value_cost=1.0,
         max_gradient=0.5,
     )
-    return RunConfig(memory=memories, seeds=8, steps=30_000_000, snapshots=10, ppo=ppo)
+    return RunConfig(world=world, memory=memories, seeds=8, steps=30_000_000, snapshots=10, ppo=ppo)
 
 
 def train(config: RunConfig, folder: Folder, rows: Sequence[str]) -> bool:
@@ -354,6 +358,7 @@ def reproduce(config: RunConfig, folder: Folder, rows: Sequence[str], preset: Pr
 def main(
     preset: Preset = "quick",
     rows: tuple[str, ...] = (),
+    world: str = WORLD,
     out: Path = Path("runs"),
     json: Path | None = None,
 ) -> int:
@@ -365,10 +370,11 @@ def main(
     Args:
         preset: quick, or the published budget.
         rows: the policy inputs to train now, in this order; by default all. The report shows all finished.
+        world: the ring, with the open choices as options.
         out: where the run folder is made.
         json: also write rows and targets to this file.
     """
-    config = preset_config(preset)
+    config = preset_config(preset, world)
     if unknown := set(rows) - set(config.memory):
         raise ValueError(f"unknown row '{min(unknown)}'; known: {', '.join(config.memory)}")
     folder = Folder.create(out, config, command=f"linmem reproduce ringworld --preset {preset}")
