@@ -404,6 +404,8 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "s4": "s4_kernel",
                 "ptd": "ptd",
                 "stable-ssm": "stable_ssm",
+                "digits": "digits",
+                "forecasting": "forecasting",
                 "memory-gap": "memory_gap",
             },
         ),

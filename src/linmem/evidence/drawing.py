@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ..reports.figures import STYLE, WIDTH
 
@@ -16,7 +17,13 @@ def panels(count: int, height: float = 3.2) -> tuple[Figure, list]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure to ``path`` (.svg), making its folder."""
+    """Write the figure to ``path`` (.svg), making its folder. Logarithmic axes are labelled with plain
+    numbers: Matplotlib would write them as formulas, which the style does not read."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
     path.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         figure.savefig(path, metadata={"Date": None}, facecolor="white")

@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
@@ -17,7 +16,7 @@ def fit(
     steps: int,
     rate: float,
     key: PRNGKeyArray,
-) -> tuple[Any, np.ndarray]:
+) -> tuple[Any, jax.Array]:
     """(fitted model, loss before each step). The rate falls to 0 along a cosine; gradients are clipped to
     norm 1; one compiled loop."""
     floats, rest = eqx.partition(model, eqx.is_inexact_array)
@@ -34,4 +33,4 @@ def fit(
 
     run = jax.jit(lambda carry, keys: jax.lax.scan(update, carry, keys))
     (floats, _), losses = run((floats, optimiser.init(floats)), jax.random.split(key, steps))
-    return eqx.combine(floats, rest), np.asarray(losses)
+    return eqx.combine(floats, rest), losses

@@ -14,11 +14,14 @@ def write_lines(
     y: str,
     log: str = "xy",
 ) -> Path:
-    """Draw each named (xs, ys); ``x`` and ``y`` label the axes, those named in ``log`` are logarithmic."""
+    """Draw each named (xs, ys); ``x`` and ``y`` label the axes, those named in ``log`` are logarithmic. A
+    logarithmic x has a tick at every point."""
     figure, (axes,) = panels(1, height=3.6)
     for i, (name, (xs, ys)) in enumerate(lines.items()):
         axes.plot(xs, ys, marker=".", color=PALETTE[i % len(PALETTE)], label=name, linewidth=1.6)
     axes.set_xscale("log" if "x" in log else "linear")
+    if "x" in log:
+        axes.set_xticks(sorted({value for xs, _ in lines.values() for value in xs}))
     axes.set_yscale("log" if "y" in log else "linear")
     axes.set(xlabel=x, ylabel=y)
     axes.grid(color="#e5e5e5", linewidth=0.7)

@@ -163,11 +163,11 @@ def figure_of(rows: list[dict]):
     timed = [row for row in rows if row["part"] == "speed"]
     for name, colour in (("cauchy", PALETTE[0]), ("powers", PALETTE[1])):
         above.plot([r["length"] for r in timed], [r[name] for r in timed], "o-", color=colour, label=name)
-    above.set(xscale="log", yscale="log", xlabel="length", ylabel="seconds for the kernel")
+    above.set(xscale="log", yscale="log", xticks=LENGTHS, xlabel="length", ylabel="seconds for the kernel")
     for name, colour in zip(HIPPO, PALETTE, strict=False):
         mine = [row for row in rows if row["part"] == "diagonal" and row["hippo"] == name]
         below.plot([r["state"] for r in mine], [r["error"] for r in mine], "o-", color=colour, label=name)
-    below.set(xscale="log", yscale="log", xlabel="state size", ylabel="error without low rank")
+    below.set(xscale="log", yscale="log", xticks=STATES, xlabel="state size", ylabel="error without low rank")
     for axes in (above, below):
         axes.legend(frameon=False, fontsize=9)
         axes.grid(color="#e5e5e5", linewidth=0.7)

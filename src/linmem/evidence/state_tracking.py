@@ -14,7 +14,6 @@ B. Walker et al. 2025, arXiv:2505.17761 (structured transitions); A. Terzic et a
 
 import dataclasses
 import functools
-import json as json_module
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +54,7 @@ from ..tasks.train import (
     init,
 )
 from .conclude import Evidence, Target, conclude
+from .rows import kept
 
 WIDTH, BATCH, TRAIN, LONG, TEST_BATCH = 32, 64, 40, 512, 128
 HEADS = 2
@@ -259,20 +259,14 @@ def train_and_test(row: Row, seeds: int, seed: int) -> dict:
 
 def run_rows(rows: Sequence[Row], folder: Path, seeds: int, seed: int, seconds: float) -> Iterator[dict]:
     """The records of rows, those already in ``folder`` first; no row begins after ``seconds``."""
-    folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for row in rows:
         settings = dataclasses.asdict(row) | {"seeds": seeds, "seed": seed}
-        name = "-".join(str(value) for value in settings.values()).replace("/", "_").replace(" ", "_")
-        file = folder / f"{name}.json"
-        if not file.exists():
-            if time.monotonic() - began > seconds:
-                continue
-            record = train_and_test(row, seeds, seed)
-            part = file.with_suffix(".part")
-            part.write_text(json_module.dumps(record))
-            part.rename(file)
-        yield json_module.loads(file.read_text())
+        in_time = time.monotonic() - began <= seconds
+        make = functools.partial(train_and_test, row, seeds, seed) if in_time else None
+        record = kept(folder, settings, make)
+        if record is not None:
+            yield record
 
 
 def targets_of(rows: Sequence[Row], records: Sequence[dict]) -> list[Target]:

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.delta import DeltaInputs, DeltaRule
+from ..core.projection import project
 from .eigenvalue_range import householder_scale
 from .gates import HeadNorm, float64, np_sigmoid, np_silu, np_unit, per_head, projection, unit
 from .matrix_memory import AbstractMatrixMemory
@@ -74,7 +75,7 @@ class DeltaProduct(AbstractMatrixMemory):
         return DeltaRule()
 
     def mix(self, x):
-        return x @ self.w_mix
+        return project(x, self.w_mix)
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes

@@ -26,8 +26,10 @@ CHANNELS    Abar -> Abar: which of its entries are held fixed.
 StableSSM calls a map best if the gradient of the loss in w stays in proportion to w, which asks for
 |f'(w)| / f(w)^2 = c |w| and is solved by -1 / (a w^2 + b). For eigenvalues of a step instead of rates,
 |f'(w)| / (1 - f(w))^2 = c |w| is solved by 1 - 1 / (a w^2 + b), ``best_of_a_step``.
+The authors' code has the first; the second, with a = 1 and b = 1/2, is how others restate the paper.
 Departures: E of ptd is random, not optimised; it depends on the size alone, so that equal sizes have equal
-shapes.
+shapes. The polarised entries are two of the state's own and exact; the authors' code
+(VITA-Group/SSM-Bottleneck) adds two to a Mamba, with rates 0 and -100.
 """
 
 from collections.abc import Callable

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.decay import Decay
 from ..core.chunked.delta import DeltaInputs, DeltaRule
+from ..core.projection import project
 from .eigenvalue_range import householder_scale
 from .gates import (
     HeadNorm,
@@ -88,7 +89,7 @@ class GatedDeltaNet(AbstractMatrixMemory):
         return DeltaRule()
 
     def mix(self, x):
-        return x @ self.w_mix
+        return project(x, self.w_mix)
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes

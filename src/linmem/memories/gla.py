@@ -77,7 +77,7 @@ class GLA(AbstractMatrixMemory):
         return VectorDecay() if self.negative_eigenvalues else VectorDecay(steepest=5.0)
 
     def mix(self, x):
-        return jnp.zeros(0)
+        return jnp.zeros((*x.shape[:-1], 0))
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.matrices import orthogonal
+from ..core.projection import project
 from .base import AbstractMemory
 
 
@@ -49,7 +50,8 @@ def _recur(w_state, bias_new, entering, starts, initial):
     u = jax.lax.optimization_barrier(w_state.T)  # else XLA turns it at every step
 
     def body(h, step):
-        h = _advance(u, bias_new, *step, h)
+        entering, start = step
+        h = _advance(u, bias_new, entering, start, h)
         return h, h
 
     return jax.lax.scan(body, initial, (entering, starts))[1]
@@ -84,7 +86,7 @@ def _recur_bwd(kept, cotangent):
     leaving = slopes * jnp.tile(g, 3)
     size = initial.shape[-1]
     entered = jnp.concatenate([leaving[:, : 2 * size], g * into_new], axis=-1)
-    return leaving.T @ previous, leaving[:, 2 * size :].sum(0), entered, None, g_initial
+    return (previous.T @ leaving).T, leaving[:, 2 * size :].sum(0), entered, None, g_initial
 
 
 _recur.defvjp(_recur_fwd, _recur_bwd)
@@ -114,7 +116,7 @@ class GRU(AbstractMemory):
         return h, h
 
     def unroll(self, state, xs, starts):
-        entering = xs @ self.w_in.T + self.bias  # one product for all steps; only U's is sequential
+        entering = project(xs, self.w_in.T) + self.bias  # one product for all steps; only U's is sequential
         states = _recur(self.w_state, self.bias_new, entering, starts, state)
         return states[-1], states
 

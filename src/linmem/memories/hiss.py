@@ -9,7 +9,7 @@ with p_t = 0 at a start, p_t = p_{t-1} + 1 modulo chunk after it.
 Source: R. Bhirangi, C. Wang, V. Pattabiraman, C. Majidi, A. Gupta, T. Hellebrekers, L. Pinto, "Hierarchical
 State Space Models for Continuous Sequence-to-Sequence Modeling", 2024, arXiv:2402.10211, section 4: one
 low-level model shared by all chunks, its last output per chunk is the input of a high-level model, which
-predicts at the rate of chunks (in their code a chunk is 10 samples).
+predicts at the rate of chunks (the same in their code, raunaqbhirangi/hiss, where a chunk is 10 samples).
 Departures: the paper predicts only at chunk ends; an agent acts at every step, so between ends the high
 level's output is held and the low level's stands beside it. A chunk that a start cuts short is dropped.
 """

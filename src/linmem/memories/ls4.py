@@ -15,9 +15,12 @@ It is a model and not a memory: it gives a density and samples, not features.
 | s         | log_noise | log standard deviation of each channel                        |
 
 Source: L. Zhou, M. Poli, W. Xu, S. Massaroli, S. Ermon, "Deep Latent State Space Models for Time-Series
-Generation", 2023, arXiv:2212.12749, section 3.
+Generation", 2023, arXiv:2212.12749, section 3; what each network reads as in the authors' code
+(alexzhou907/ls4).
 Departures: each network is one residual block of S5 (the paper stacks S4 layers in a pyramid); steps are
-evenly spaced (its continuous-time layers also read irregular ones); starts begin a new series.
+evenly spaced (its continuous-time layers also read irregular ones); a series begins from zeros, where theirs
+begins from learned values; s is learned, where theirs is set; their second posterior, which reads from the
+end, is left out; starts begin a new series.
 """
 
 import equinox as eqx

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.scalar_decay import ScalarDecay, ScalarInputs
+from ..core.projection import project
 from .eigenvalue_range import log_decay
 from .gates import HeadNorm, float64, np_silu, np_softplus, per_head, projection, step_sizes
 from .matrix_memory import AbstractMatrixMemory
@@ -82,7 +83,7 @@ class Mamba2(AbstractMatrixMemory):
         return ScalarInputs(q=None, k=None, v=0, decay=0)  # pyright: ignore[reportArgumentType]
 
     def mix(self, x):
-        return x @ self.w_mix
+        return project(x, self.w_mix)
 
     def encode(self, x, mixed):
         heads, n, p = self.sizes

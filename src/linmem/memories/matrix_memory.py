@@ -2,8 +2,8 @@
 
     x_t -> mix -> short convolution -> encode -> kernel, one per head -> decode -> y_t
 
-A layer states ``mix``, ``encode`` and ``decode`` for one step. Its state is the kernel's state of each head,
-and the window of the convolution.
+A layer states ``mix`` for any number of steps, ``encode`` and ``decode`` for one. Its state is the kernel's
+state of each head, and the window of the convolution.
 """
 
 import abc
@@ -43,8 +43,8 @@ class AbstractMatrixMemory(AbstractMemory):
         """The recurrence of one head."""
 
     @abc.abstractmethod
-    def mix(self, x: Float[Array, " in"]) -> Float[Array, " channels"]:
-        """What goes through the convolution."""
+    def mix(self, x: Float[Array, "*steps in"]) -> Float[Array, "*steps channels"]:
+        """What goes through the convolution, for one step or for all."""
 
     @abc.abstractmethod
     def encode(self, x: Float[Array, " in"], mixed: Float[Array, " channels"]) -> tuple[Any, Any]:
@@ -75,7 +75,7 @@ class AbstractMatrixMemory(AbstractMemory):
 
     def unroll(self, state, xs, starts, run: Run = unroll):
         """``run`` is how one head runs over time; another than the chunked form is for comparisons."""
-        window, mixed = state.window, jax.vmap(self.mix)(xs)
+        window, mixed = state.window, self.mix(xs)
         if self.convolution is not None:
             window, mixed = self.convolution.unroll(window, mixed, starts)
         inputs, rest = jax.vmap(self.encode)(xs, mixed)

@@ -10,7 +10,9 @@ An initial state would be forgotten as A_t forgets; the offset acts at every ste
 | h'    | offset | as state | the only parameter to tune; 0 in the beginning |
 
 Source: W. Kang, K. Galim, Y. Zeng, M. Lee, H. I. Koo, N. I. Cho, "State-offset Tuning: State-based
-Parameter-Efficient Fine-Tuning for State Space Models", 2025, arXiv:2503.03499 (the variant "h").
+Parameter-Efficient Fine-Tuning for State Space Models", 2025, arXiv:2503.03499 (the variant "h"); in the
+authors' code too (furiosa-ai/ssm-state-tuning) h' has the shape of the state, begins at 0 and is read
+through C.
 """
 
 import equinox as eqx

@@ -15,7 +15,8 @@ symmetric linear systems, those of long memory included; U- serves their negativ
 | M_i        | direct  | (3, out, in)    | how the last three inputs are                  |
 
 Source: N. Agarwal, D. Suo, X. Chen, E. Hazan, "Spectral State Space Models", 2024, arXiv:2312.06837, eq. 3
-and section 3; the form without feedback is that of the authors' "Flash STU", 2024, arXiv:2409.10489.
+and section 3; Z, sigma^(1/4) and U+ as in the authors' code (google-deepmind/spectral_ssm), U- as in that of
+their "Flash STU", 2024, arXiv:2409.10489, whose form without feedback this is.
 Departures: the paper adds y_{t-2} to y_t and reads U at t - 2; that is exact over one sequence of length L
 and has poles at 1 and -1, on which errors add up for ever, so it is left out here, as in Flash STU. Filters
 are as long as the paper's sequences; what lies more than L steps back is forgotten, so that the state is

@@ -75,10 +75,20 @@ class SequenceModel(eqx.Module):
 
     @classmethod
     def of_vectors(
-        cls, features: int, outputs: int, size: int, layer: Layer, depth: int, *, key: PRNGKeyArray
+        cls,
+        features: int,
+        outputs: int,
+        size: int,
+        layer: Layer,
+        depth: int,
+        *,
+        key: PRNGKeyArray,
+        residual: bool = True,
     ) -> "SequenceModel":
+        """Without ``residual`` the layers stand alone, and may give more features than they read."""
         embed_key, key = jax.random.split(key)
-        return cls(eqx.nn.Linear(features, size, key=embed_key), *_body(outputs, size, layer, depth, key))
+        body = _body(outputs, size, layer, depth, key, residual)
+        return cls(eqx.nn.Linear(features, size, key=embed_key), *body)
 
     def __call__(self, inputs: Array, starts: Bool[Array, " T"]) -> Float[Array, "T outputs"]:
         xs = jax.vmap(self.embed)(inputs)
@@ -87,13 +97,14 @@ class SequenceModel(eqx.Module):
         return jax.vmap(lambda x: self.head(self.norm(x)))(xs)
 
 
-def _body(outputs, size, layer, depth, key):
+def _body(outputs, size, layer, depth, key, residual=True):
     head_key, *keys = jax.random.split(key, 1 + 2 * depth)
-    blocks = tuple(
-        Residual(layer(size, layer_key), key=block_key)
-        for layer_key, block_key in zip(keys[::2], keys[1::2], strict=True)
-    )
-    return blocks, eqx.nn.LayerNorm(size), eqx.nn.Linear(size, outputs, key=head_key)
+    blocks = []
+    for layer_key, block_key in zip(keys[::2], keys[1::2], strict=True):
+        memory = layer(size, layer_key)
+        blocks.append(Residual(memory, key=block_key) if residual else memory)
+        size = blocks[-1].out_size
+    return tuple(blocks), eqx.nn.LayerNorm(size), eqx.nn.Linear(size, outputs, key=head_key)
 
 
 # --- losses: (outputs, targets) -> one number per position

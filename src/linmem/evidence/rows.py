@@ -1,0 +1,24 @@
+"""Finished rows of a long command kept as files, so that the same command goes on where it stopped."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def kept(
+    folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]] | None
+) -> dict[str, Any] | None:
+    """The row of these settings: from ``folder`` if it is there, or else made now and kept there. Without
+    ``make`` a row that is not there is None."""
+    name = "-".join(str(value) for value in settings.values()).replace("/", "_").replace(" ", "_")
+    file = folder / f"{name}.json"
+    if not file.exists():
+        if make is None:
+            return None
+        row = make()
+        folder.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")  # a row cut short leaves no file of the row's name
+        part.write_text(json.dumps(row))
+        part.rename(file)
+    return json.loads(file.read_text())
