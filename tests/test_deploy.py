@@ -21,7 +21,8 @@ from linmem.evidence.bench_act import _untrained
 from linmem.experiments import run as runs
 from linmem.experiments.config import RunConfig
 from linmem.experiments.deploy import Policy
-from linmem.experiments.evaluate import Episode, Words, _returns, episode, evaluate
+from linmem.experiments.evaluate import Episode, Words, episode, evaluate
+from linmem.experiments.run import episode_returns
 from linmem.experiments.store import Folder, FolderError
 from linmem.memories import MEMORIES, AdaptiveLinearFilter, Belief, ExactLinearFilter, Trace
 from linmem.memories.gymnasium_wrapper import LinearFilterWrapper
@@ -207,8 +208,8 @@ def test_evaluation_is_repeatable_and_counts_the_same_number_of_episodes_in_ever
         np.testing.assert_allclose(np.array(e.returns) / 100, e.reward, atol=0.05)
     n = np.nan
     returns = np.array([[[1, n], [n, 10], [2, n], [n, 20], [3, n]]], float)  # seed, time, actor
-    assert _returns(returns) == ([(1 + 2 + 10 + 20) / 4], 4)
-    assert _returns(returns[:, :1]) == (None, 0)
+    assert episode_returns(returns) == ([(1 + 2 + 10 + 20) / 4], 4)
+    assert episode_returns(returns[:, :1]) == (None, 0)
 
 
 def test_a_played_episode_is_a_course_of_the_world(finished):

@@ -8,6 +8,8 @@ from linmem.measures.statistics import (
     Interval,
     bootstrap_mean,
     difference,
+    interquartile_mean,
+    performance_profile,
     recovered_fraction,
     wilson_interval,
 )
@@ -117,3 +119,30 @@ def test_the_interval_of_a_difference_is_welchs():
 def test_one_value_gives_a_difference_without_ends():
     mean, low, high = difference([1.0], [0.5, 0.6])
     assert mean == pytest.approx(0.45) and np.isnan([low, high]).all()
+
+
+def test_the_interquartile_mean_is_the_mean_of_the_middle_half_of_all_worlds_scores():
+    worlds = [[0.0, 5.0, 1.0, 7.0], [2.0, 30.0, 3.0, -9.0]]
+    assert interquartile_mean(worlds).mean == pytest.approx((1 + 2 + 3 + 5) / 4)
+
+
+def test_the_stratified_bootstrap_draws_seeds_within_worlds_and_never_across():
+    # Seeds of a world are equal but for one world: whatever is drawn within worlds keeps the others.
+    interval = interquartile_mean([[0.0, 0.0], [1.0, 1.0], [0.4, 0.6], [9.0, 9.0]])
+    # Sorted, the middle four of eight are 0.4, 0.6, 1, 1, or with a resample 0.4, 0.4 or 0.6, 0.6.
+    np.testing.assert_allclose(interval, (0.75, 0.7, 0.8))
+    across = np.array([0, 0, 1, 1, 0.4, 0.6, 9, 9])
+    assert bootstrap_mean(across).high > 3  # drawing across worlds would be wide
+
+
+def test_an_interquartile_mean_of_single_seeds_has_no_interval():
+    mean, low, high = interquartile_mean([[0.1], [0.2]])
+    assert mean == pytest.approx(0.15) and np.isnan([low, high]).all()
+
+
+def test_a_performance_profile_is_the_share_of_runs_above_each_threshold():
+    profile, low, high = performance_profile([[0.1, 0.3], [0.2, 0.9, 0.9, 0.9]], [0.0, 0.15, 0.25, 0.95])
+    np.testing.assert_allclose(profile, [1, (0.5 + 1) / 2, (0.5 + 0.75) / 2, 0])
+    assert (low <= profile).all() and (profile <= high).all()
+    assert low[0] == high[0] == 1 and low[1] < high[1]
+    assert (np.diff(profile) <= 0).all()

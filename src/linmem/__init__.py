@@ -79,6 +79,17 @@ __all__ = [
     "Viterbi",
     "analyse",
     "load",
+    "records",
     "scan",
     "viterbi_path",
 ]
+
+
+def records(directory):
+    """The updates of a run folder, or of all run folders below a directory, as one pandas DataFrame.
+
+    See ``linmem.reports.records``. Figures are imported only when something is read.
+    """
+    from .reports import records as read
+
+    return read(directory)

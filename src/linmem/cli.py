@@ -22,6 +22,8 @@ def run(
     out: Path = Path("runs"),
     resume: Path | None = None,
     checkpoint_seconds: float = 30.0,
+    tensorboard: bool = False,
+    wandb: str | None = None,
 ) -> int:
     """Train agents that differ only in their memory on one world, and report who remembered what.
 
@@ -34,8 +36,11 @@ def run(
         out: where run folders are made; a run's folder is named by its world and a hash of its settings.
         resume: go on in this run folder, with its settings; nothing else about the run can be said then.
         checkpoint_seconds: the training state is saved this often.
+        tensorboard: write event files for TensorBoard into the run folder, too.
+        wandb: send the records to Weights & Biases, too: online, or offline (kept for `wandb sync`).
     """
     from .experiments.store import Folder
+    from .experiments.track import TensorBoard, WeightsAndBiases
     from .experiments.watch import watch
 
     if resume is None:
@@ -46,7 +51,9 @@ def run(
         config = folder.config()
     else:
         raise UsageError(f"--resume takes every setting from {resume}; leave the other options out")
-    finished = watch(config, folder, checkpoint_seconds)
+    trackers = [TensorBoard(folder)] if tensorboard else []
+    trackers += [WeightsAndBiases(folder, config, wandb)] if wandb is not None else []
+    finished = watch(config, folder, checkpoint_seconds, trackers)
     _report(folder.path)
     return 0 if finished else 130
 
@@ -368,6 +375,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "act": "bench_act",
                 "kernels": "bench_kernels",
                 "layers": "bench_layers",
+                "memory": "bench_memory",
                 "numerics": "bench_numerics",
                 "scan": "bench_scan",
                 "solve": "bench_solve",

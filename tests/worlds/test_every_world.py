@@ -10,7 +10,7 @@ import pytest
 
 from linmem.worlds import WORLDS
 
-COPIES, STEPS = 16, 210
+COPIES, STEPS = 16, 1030
 
 every_world = pytest.mark.parametrize("name", WORLDS.names())
 

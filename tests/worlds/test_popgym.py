@@ -11,6 +11,8 @@ from popgym.envs import (
     concentration,
     count_recall,
     higher_lower,
+    labyrinth_escape,
+    labyrinth_explore,
     minesweeper,
     multiarmed_bandit,
     noisy_position_only_cartpole,
@@ -21,7 +23,7 @@ from popgym.envs import (
     velocity_only_cartpole,
 )
 
-from linmem.worlds import balance, boards, cards
+from linmem.worlds import balance, boards, cards, labyrinth
 from linmem.worlds.bandit import MultiarmedBandit
 from linmem.worlds.levels import LEVELS
 
@@ -309,3 +311,47 @@ def test_every_ship_lies_whole_and_apart_from_the_others():
 def test_an_unknown_level_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="level is 'hrad'; known: easy, medium, hard"):
         cards.repeat_first("hrad")
+
+
+@pytest.mark.parametrize("level", LEVELS[:2])
+@pytest.mark.parametrize("package, explore", [(labyrinth_escape, False), (labyrinth_explore, True)])
+def test_a_labyrinth_plays_as_the_package_does(package, explore, level):
+    name = f"Labyrinth{'Explore' if explore else 'Escape'}{level.title()}"
+    with pytest.warns(DeprecationWarning):
+        theirs = getattr(package, name)()
+    first, _ = theirs.reset(seed=SEED)
+    world = labyrinth.Labyrinth(2 * theirs.maze_dims[0], explore, mazes=1)
+    wall = jnp.asarray(theirs.maze.grid == 1).at[theirs.maze.start].set(True).at[theirs.maze.end].set(True)
+    start, goal = (jnp.asarray(door, jnp.int32) for door in (theirs.maze.start, theirs.maze.end))
+    state, ours_first = world.begin(wall, start, goal)
+    player, rng = Player(state, lambda s, a: world.step(jax.random.key(0), s, a)), np.random.default_rng(0)
+    # At random, then a hand on the wall, so that the goal is reached, and all is seen.
+    grid, at, heading, tour = np.asarray(state.wall), None, 0, [int(a) for a in rng.integers(0, 4, 60)]
+
+    def actions():
+        nonlocal at, heading
+        yield from tour
+        while True:
+            at = tuple(map(int, player.state.at))
+            for direction in labyrinth.turns(heading):
+                to = tuple(int(x) for x in np.clip(at + labyrinth.MOVES[direction], 0, len(grid) - 1))
+                if not grid[to] and to != at:
+                    break
+            heading = direction
+            yield direction
+
+    steps = compare(theirs, first, ours_first, player, actions())
+    assert steps > 60
+
+
+def test_a_labyrinth_is_cut_off_when_the_package_s_is():
+    with pytest.warns(DeprecationWarning):
+        theirs = labyrinth_escape.LabyrinthEscapeEasy()
+    first, _ = theirs.reset(seed=SEED)
+    world = labyrinth.Labyrinth(10, mazes=1)
+    wall = jnp.asarray(theirs.maze.grid == 1).at[theirs.maze.start].set(True).at[theirs.maze.end].set(True)
+    state, ours_first = world.begin(
+        wall, jnp.asarray(theirs.maze.start, jnp.int32), jnp.asarray(theirs.maze.end, jnp.int32)
+    )
+    player = Player(state, lambda s, a: world.step(jax.random.key(0), s, a))
+    assert compare(theirs, first, ours_first, player, [0] * 1100) == world.card().steps

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..core.matrices import orthogonal
 from ..core.projection import linear
@@ -37,22 +37,39 @@ def _orthogonal(in_size: int, out_size: int, scale: float, key: PRNGKeyArray) ->
     return eqx.tree_at(lambda l: (l.weight, l.bias), layer, (weight, jnp.zeros(out_size)))
 
 
+Hidden = Int[Array, ""] | None
+"""The index of the world's hidden state; None if it has none, or nobody tells it."""
+
 FIRST_LOG_STD = -0.5
 """Of a continuous action, where the box of actions is [-1, 1]: wide enough to see all of it."""
 
 
 class ActorCritic(eqx.Module):
     """The parameters of a distribution over actions (for discrete actions: logits) and a value, from the
-    features of a memory. The spread of continuous actions is learned, and the same at every step."""
+    features of a memory. The spread of continuous actions is learned, and the same at every step.
+
+    A privileged critic reads the index of the world's hidden state beside the features. Where it is not given
+    (nobody knows it outside training), the value is nan."""
 
     memory: AbstractMemory
     actor: Head
     critic: Head
     log_std: Float[Array, " d"] | None
     actions: Categorical | ClippedGaussian
+    hidden_states: int | None = eqx.field(static=True)
 
-    def __init__(self, memory: AbstractMemory, action_space: Space, width: int, *, key: PRNGKeyArray):
-        """Raises ValueError for an action space that is neither Discrete nor Box."""
+    def __init__(
+        self,
+        memory: AbstractMemory,
+        action_space: Space,
+        width: int,
+        hidden_states: int | None = None,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """hidden_states: how many the privileged critic tells apart; None: the critic is not privileged.
+
+        Raises ValueError for an action space that is neither Discrete nor Box."""
         actor_key, critic_key = jax.random.split(key)
         self.memory, self.actions = memory, distribution_of(action_space)
         outputs = self.actions.size
@@ -61,25 +78,33 @@ class ActorCritic(eqx.Module):
             outputs //= 2
             self.log_std = jnp.full(outputs, FIRST_LOG_STD)
         self.actor = Head(memory.out_size, width, outputs, 0.01, key=actor_key)
-        self.critic = Head(memory.out_size, width, 1, 1.0, key=critic_key)
+        self.hidden_states = hidden_states
+        self.critic = Head(memory.out_size + (hidden_states or 0), width, 1, 1.0, key=critic_key)
 
     def heads(
-        self, features: Float[Array, "*steps in"]
+        self, features: Float[Array, "*steps in"], hidden: Int[Array, "*steps"] | None = None
     ) -> tuple[Float[Array, "*steps p"], Float[Array, "*steps"]]:
         """(parameters of the action's distribution, value) of the features of one step or of all."""
         out = self.actor(features)
         if self.log_std is not None:
             out = jnp.concatenate([out, jnp.broadcast_to(self.log_std, out.shape)], axis=-1)
-        return out, self.critic(features)[..., 0]
+        if self.hidden_states is None:
+            return out, self.critic(features)[..., 0]
+        if hidden is None:
+            return out, jnp.full(out.shape[:-1], jnp.nan)
+        truth = jax.nn.one_hot(hidden, self.hidden_states)
+        return out, self.critic(jnp.concatenate([features, truth], axis=-1))[..., 0]
 
-    def step(self, state: Any, x: Inputs, start: Start) -> tuple[Any, Float[Array, " p"], Float[Array, ""]]:
+    def step(
+        self, state: Any, x: Inputs, start: Start, hidden: Hidden = None
+    ) -> tuple[Any, Float[Array, " p"], Float[Array, ""]]:
         """To act: (memory state, parameters, value)."""
         state, features = self.memory.step(state, x, start)
-        return state, *self.heads(features)
+        return state, *self.heads(features, hidden)
 
     def unroll(
-        self, state: Any, xs: Inputs, starts: Bool[Array, " T"]
+        self, state: Any, xs: Inputs, starts: Bool[Array, " T"], hidden: Int[Array, " T"] | None = None
     ) -> tuple[Any, Float[Array, "T p"], Float[Array, " T"]]:
         """To learn: (memory state, parameters, values) of T steps."""
         state, features = self.memory.unroll(state, xs, starts)
-        return state, *self.heads(features)
+        return state, *self.heads(features, hidden)

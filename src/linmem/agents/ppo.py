@@ -17,10 +17,12 @@ Details that change results, numbered as they are marked in the code:
     the run, if wished.
  7. Heads begin orthogonal, the actor's last layer at 0.01: the first policy is uniform (ibid., detail 2).
  8. Several seeds are one computation, vmapped; they share nothing but the compiled code.
- 9. Continuous actions are Gaussian with a learned spread that does not depend on the step, begun wide, and
- are
-    clipped to the box only where they are executed (Andrychowicz et al. 2021; Huang et al. 2022, the details
-    for continuous actions).
+ 9. Continuous actions are Gaussian with a learned spread that does not depend on the step, begun wide,
+    and are clipped to the box only where they are executed (Andrychowicz et al. 2021; Huang et al. 2022, the
+    details for continuous actions).
+10. If wished: observations are normalised (``memories/normalised.py``) by what was seen before the rollout,
+    rewards are divided by the spread of their discounted sums so far, and the critic sees the world's hidden
+    state, which the actor does not (L. Pinto et al. 2018, arXiv:1710.06542).
 
 The agent never asks which memory it holds.
 """
@@ -35,7 +37,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
+from ..core.algebra import Diagonal, Element
+from ..core.moments import Moments, merge, no_moments
+from ..core.scan import scan
 from ..memories.base import AbstractMemory
+from ..memories.normalised import Normalised
 from ..worlds.base import AbstractHostWorld, AbstractWorld
 from . import host
 from .policy import ActorCritic
@@ -77,6 +83,12 @@ class PPOConfig:
     """largest global norm of a gradient"""
     memory_size: int = 64
     """width of learned memories and of the heads"""
+    normalise_observations: bool = False
+    """shift and scale numbers that are observed by their mean and spread so far; choices stay as they are"""
+    normalise_rewards: bool = False
+    """divide rewards, before reward_scale, by the spread so far of the discounted sum of past ones"""
+    privileged_critic: bool = False
+    """let the critic, which does not act, see the world's hidden state too"""
 
     def __post_init__(self):
         if self.actors % self.minibatches:
@@ -102,6 +114,15 @@ class State(NamedTuple):
     actors: Actor
     key: PRNGKeyArray
     update: Int[Array, ""]
+    earning: "Earning | None" = None
+
+
+class Earning(NamedTuple):
+    """What rewards are normalised by. sums: the discounted sum of an episode's rewards so far, per actor.
+    moments: of all such sums so far."""
+
+    sums: Float[Array, " actors"]
+    moments: Moments
 
 
 class Metrics(NamedTuple):
@@ -149,38 +170,68 @@ def init(
     """The state before the first of ``updates`` updates."""
     memory_key, policy_key, actor_key, key = jax.random.split(key, 4)
     memory = make_memory(world, config.memory_size, memory_key)
-    policy = ActorCritic(memory, world.action_space, config.memory_size, key=policy_key)
+    if config.normalise_observations:
+        memory = Normalised.around(memory, world.observation_space)
+    hidden_states = _hidden_states(world) if config.privileged_critic else None
+    policy = ActorCritic(memory, world.action_space, config.memory_size, hidden_states, key=policy_key)
     actor_keys = jax.random.split(actor_key, config.actors)
     if isinstance(world, AbstractHostWorld):
         actors = host.blank(policy, world, config.actors)  # filled when its copies begin
     else:
         actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, actor_keys)
     learned = eqx.filter(policy, eqx.is_inexact_array)
-    return State(policy, optimiser(config, updates).init(learned), actors, key, jnp.zeros((), jnp.int32))
+    earning = Earning(jnp.zeros(config.actors), no_moments(())) if config.normalise_rewards else None
+    opt_state = optimiser(config, updates).init(learned)
+    return State(policy, opt_state, actors, key, jnp.zeros((), jnp.int32), earning)
+
+
+def _hidden_states(world: AbstractWorld) -> int:
+    model = world.tables()
+    if model is None:
+        raise ValueError(
+            f"a privileged critic sees hidden states, and {type(world).__name__} has no tables of them; "
+            "leave --privileged-critic out there"
+        )
+    return model.n_states
 
 
 def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) -> tuple[State, Metrics]:
     """Collect one rollout and learn from it."""
     key, collect_key, learn_key = jax.random.split(state.key, 3)
     actors, slots = collect(state.policy, world, state.actors, collect_key, config.unroll)
-    return improve(config, updates, state._replace(key=key), actors, slots, learn_key)
+    hidden = jax.vmap(world.hidden)(actors.world)
+    return improve(config, updates, state._replace(key=key), actors, slots, learn_key, hidden)
 
 
 def improve(
-    config: PPOConfig, updates: int, state: State, actors: Actor, slots: Slot, learn_key: PRNGKeyArray
+    config: PPOConfig,
+    updates: int,
+    state: State,
+    actors: Actor,
+    slots: Slot,
+    learn_key: PRNGKeyArray,
+    hidden: Int[Array, " actors"] | None = None,
 ) -> tuple[State, Metrics]:
     """Learn from the rollout ``slots`` (time, actors), which began in ``state`` and left the actors as
-    ``actors``."""
+    ``actors``, in the hidden states ``hidden``."""
     first_memory = state.actors.memory
-    _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start)
+    _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start, hidden)
     values = jnp.concatenate([slots.value, last_value[None]])
-    rewards = slots.reward / config.reward_scale
+    rewards, earning = slots.reward / config.reward_scale, state.earning
+    if earning is not None:
+        earning = earn(earning, slots, config.discount)
+        rewards /= jnp.sqrt(earning.moments.variance + 1e-8)
     gains = advantages(rewards, values, slots.terminated, slots.truncated, config.discount, config.trace)
     targets = gains + slots.value  # detail 5
 
     policy, opt_state, losses = learn(
         config, updates, state.policy, state.optimiser, (first_memory, slots, gains, targets), learn_key
     )
+    if isinstance(policy.memory, Normalised):  # every observation once: a final one does not act
+        observations = slots.inputs.observation
+        rows = observations.reshape(-1, *observations.shape[2:])
+        memory = policy.memory.after(rows, jnp.ones(len(rows), bool))
+        policy = eqx.tree_at(lambda p: p.memory, policy, memory)
     ended = ~jnp.isnan(slots.returns)
     metrics = Metrics(
         reward=_mean(slots.reward, slots.acts),
@@ -190,7 +241,15 @@ def improve(
         explained=1 - _variance(targets - slots.value, slots.acts) / _variance(targets, slots.acts),
         **losses,
     )
-    return State(policy, opt_state, actors, state.key, state.update + 1), metrics
+    return State(policy, opt_state, actors, state.key, state.update + 1, earning), metrics
+
+
+def earn(earning: Earning, slots: Slot, discount: float) -> Earning:
+    """With the rewards of a rollout: G_t = discount G_{t-1} + r_t, begun anew with each episode."""
+    decay = jnp.full_like(slots.reward, discount)[..., None]
+    last, sums = scan(Diagonal(), Element(decay, slots.reward[..., None]), earning.sums[:, None], slots.start)
+    moments = merge(earning.moments, sums[..., 0].ravel(), slots.acts.ravel())
+    return Earning(last[:, 0], moments)
 
 
 def learn(
@@ -221,8 +280,8 @@ def learn(
 
 def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gains: Array, targets: Array):
     """The objective on whole rollouts of some actors: (loss, its parts)."""
-    unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1), out_axes=(0, 1, 1))
-    _, parameters, values = unroll(first_memory, slots.inputs, slots.start)  # detail 1
+    unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1, 1), out_axes=(0, 1, 1))
+    _, parameters, values = unroll(first_memory, slots.inputs, slots.start, slots.hidden)  # detail 1
     log_ratio = policy.actions.log_prob(parameters, slots.action) - slots.log_prob
     ratio = jnp.exp(log_ratio)
     centred = gains - _mean(gains, slots.acts)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ..core.types import Inputs, Start
 from ..worlds.base import AbstractWorld
 from ..worlds.spaces import zeros
-from .policy import ActorCritic
+from .policy import ActorCritic, Hidden
 
 
 class Actor(NamedTuple):
@@ -78,9 +78,16 @@ class Choice(NamedTuple):
     value: Float[Array, ""]
 
 
-def choose(policy: ActorCritic, memory: Any, inputs: Inputs, start: Start, key: PRNGKeyArray) -> Choice:
+def choose(
+    policy: ActorCritic,
+    memory: Any,
+    inputs: Inputs,
+    start: Start,
+    key: PRNGKeyArray,
+    hidden: Hidden = None,
+) -> Choice:
     """Draw one action."""
-    memory, parameters, value = policy.step(memory, inputs, start)
+    memory, parameters, value = policy.step(memory, inputs, start, hidden)
     action = policy.actions.sample(key, parameters)
     log_prob = policy.actions.log_prob(parameters, action)
     return Choice(memory, action, policy.actions.execute(action), log_prob, value)
@@ -89,7 +96,8 @@ def choose(policy: ActorCritic, memory: Any, inputs: Inputs, start: Start, key: 
 def act(policy: ActorCritic, world: AbstractWorld, actor: Actor, key: PRNGKeyArray) -> tuple[Actor, Slot]:
     """One slot of one copy."""
     choose_key, step_key, init_key = jax.random.split(key, 3)
-    chosen = choose(policy, actor.memory, actor.inputs, actor.start, choose_key)
+    hidden = world.hidden(actor.world)
+    chosen = choose(policy, actor.memory, actor.inputs, actor.start, choose_key, hidden)
 
     state, outcome = world.step(step_key, actor.world, chosen.executed)
     acts = ~actor.final
@@ -117,7 +125,7 @@ def act(policy: ActorCritic, world: AbstractWorld, actor: Actor, key: PRNGKeyArr
         terminated=terminated,
         truncated=truncated,
         returns=jnp.where(terminated | truncated, earned, jnp.nan),
-        hidden=world.hidden(actor.world),
+        hidden=hidden,
     )
     return Actor(state, chosen.memory, inputs, renew, truncated, jnp.where(renew, 0.0, earned)), slot
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..measures.decoding import decode
 from ..worlds import resolve
 from ..worlds.model_files import is_model_name, read_model
-from .run import episodes, first_episode, load_policy
+from .run import episode_returns, episodes, first_episode, load_policy
 from .store import Folder, FolderError
 
 EVALUATION = 2  # folded into the run's seed: other random numbers than training (0) and its evaluation (1)
@@ -83,19 +83,8 @@ def evaluate(
         slots = episodes(world, policy, keys, actors, steps)
         acts = np.asarray(slots.acts)
         reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
-        returns, count = _returns(np.asarray(slots.returns))
+        returns, count = episode_returns(np.asarray(slots.returns))
         yield Evaluation(name, reward, returns, count, loaded - began, time.perf_counter() - loaded)
-
-
-def _returns(returns: np.ndarray) -> tuple[list[float] | None, int]:
-    """Of (seed, time, actor), NaN where no episode ended: the mean of the first k of every copy, with k the
-    most that all copies have; and how many episodes that are per seed."""
-    ended = ~np.isnan(returns)
-    each = int(ended.sum(axis=1).min())
-    if each == 0:
-        return None, 0
-    counted = ended & (np.cumsum(ended, axis=1) <= each)
-    return [float(r[c].mean()) for r, c in zip(returns, counted, strict=True)], each * returns.shape[2]
 
 
 def episode(folder: Folder, memory: str, agent: int = 0, steps: int = 200, seed: int = 0) -> Episode:

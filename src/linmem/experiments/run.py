@@ -195,6 +195,7 @@ def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: flo
             "steps_per_second": steps / seconds,
             "compile_seconds": compile_seconds,
             "parameters": _count(state.policy) // config.seeds,
+            "state_bytes": _state_bytes(form.policy),
         }
     )
 
@@ -211,6 +212,13 @@ def _count(policy: ActorCritic) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(policy, eqx.is_inexact_array)))
 
 
+def _state_bytes(policies: ActorCritic) -> int:
+    """The size of what one agent carries from step to step."""
+    state = jax.eval_shape(jax.vmap(lambda policy: policy.memory.init()), policies)
+    one = jax.tree.leaves(jax.eval_shape(lambda tree: one_seed(tree, 0), state))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in one)
+
+
 def _evaluate(
     config: RunConfig,
     folder: Folder,
@@ -224,6 +232,9 @@ def _evaluate(
     acts = np.asarray(slots.acts)
     reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
     result: dict[str, object] = {"event": "result", "memory": name, "reward": reward}
+    result["returns"], result["episodes"] = episode_returns(np.asarray(slots.returns))
+    if (card := world.card()) is not None:
+        result["card"] = card._asdict()
     model = world.tables()
     if model is None:
         return result | {"decoding_error": None, "total_variation": None}
@@ -242,6 +253,18 @@ def _evaluate(
         "decoding_error": [d.decoding_error for d in decoded],
         "total_variation": [d.total_variation for d in decoded],
     }
+
+
+def episode_returns(returns: np.ndarray) -> tuple[list[float] | None, int]:
+    """Of (seed, time, actor), NaN where no episode ended: the mean of the first k of every copy, with k the
+    most that all copies have, so that short episodes are not favoured; and how many episodes that are per
+    seed. (None, 0) if some copy ended none."""
+    ended = ~np.isnan(returns)
+    each = int(ended.sum(axis=1).min())
+    if each == 0:
+        return None, 0
+    counted = ended & (np.cumsum(ended, axis=1) <= each)
+    return [float(r[c].mean()) for r, c in zip(returns, counted, strict=True)], each * returns.shape[2]
 
 
 def first_episode(starts: np.ndarray) -> int:

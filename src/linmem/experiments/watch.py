@@ -1,6 +1,7 @@
 """Show a run in the terminal while it goes."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,11 +12,18 @@ from ..worlds import resolve
 from . import run
 from .config import RunConfig
 from .store import Folder
+from .track import AbstractTracker, Follower
 
 
-def watch(config: RunConfig, folder: Folder, checkpoint_seconds: float = run.CHECKPOINT_SECONDS) -> bool:
+def watch(
+    config: RunConfig,
+    folder: Folder,
+    checkpoint_seconds: float = run.CHECKPOINT_SECONDS,
+    trackers: Sequence[AbstractTracker] = (),
+) -> bool:
     """Run ``config`` with live progress;
     False if it was interrupted (its folder then says how far it came)."""
+    follower = Follower(folder, trackers)
     console = Console()
     console.print(
         f"[bold]{config.world}[/]: {', '.join(config.memory)}; "
@@ -43,6 +51,9 @@ def watch(config: RunConfig, folder: Folder, checkpoint_seconds: float = run.CHE
                 for name in config.memory
             }
             for event in run.run(config, folder, checkpoint_seconds):
+                if isinstance(event, run.Compiling):  # what an interruption cost was just taken back
+                    follower.skip()
+                follower.follow()
                 _show(bars, tasks[event.memory], event)
     except KeyboardInterrupt:
         console.print(
@@ -50,6 +61,8 @@ def watch(config: RunConfig, folder: Folder, checkpoint_seconds: float = run.CHE
             soft_wrap=True,
         )
         return False
+    finally:
+        follower.close()
     console.print(f"done in {time.perf_counter() - began:.0f} s\n", highlight=False)
     return True
 

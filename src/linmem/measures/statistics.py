@@ -4,7 +4,9 @@ Sources
   E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927): the
       interval for a proportion.
   R. Agarwal et al., "Deep reinforcement learning at the edge of the statistical precipice" (2021),
-      arXiv:2108.13264: percentile bootstrap over seeds.
+      arXiv:2108.13264: percentile bootstrap over seeds; over several worlds the interquartile mean, the
+      stratified bootstrap and performance profiles. (Their package, rliable, needs arch < 8, which fails
+      to import beside pandas 3; scipy gives the same in a few lines.)
   E. C. Fieller, "Some problems in interval estimation", JRSS B 16 (1954): why a ratio has no finite interval
       when its denominator may be zero.
   B. L. Welch, "The generalization of Student's problem when several different population variances are
@@ -69,6 +71,53 @@ def bootstrap_mean(
     if np.ptp(values) == 0 and values.size > 1:
         return Interval(mean, mean, mean)
     return Interval(mean, *_percentile_bounds((values,), np.mean, confidence, resamples, seed))
+
+
+def interquartile_mean(
+    scores: Sequence[ArrayLike | Sequence], confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Interval:
+    """The mean of the middle half of all scores, with its stratified percentile bootstrap interval.
+
+    scores: for each world its scores (S,), one per seed, on a scale that worlds share. A resample draws
+    seeds anew within each world, never across worlds. A world with one seed gives bounds of nan.
+    Source: Agarwal et al. (2021), section 4.3 and appendix A.3.
+    """
+    worlds = [_sample(values, "scores") for values in scores]
+    if not worlds:
+        raise ValueError("scores is empty; need at least one world")
+
+    def middle(*samples, axis=-1):
+        return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+
+    mean = float(middle(*worlds))
+    if all(np.ptp(world) == 0 and world.size > 1 for world in worlds):
+        return Interval(mean, mean, mean)
+    return Interval(mean, *_percentile_bounds(tuple(worlds), middle, confidence, resamples, seed))
+
+
+def performance_profile(
+    scores: Sequence[ArrayLike | Sequence],
+    thresholds: ArrayLike | Sequence,
+    confidence: float = 0.95,
+    resamples: int = 999,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The share of runs whose score exceeds each threshold, and the ends of its interval, pointwise.
+
+    scores: for each world its scores (S,), one per seed. Every world has the same weight. Returns three
+    arrays of the thresholds' shape. Source: Agarwal et al. (2021), section 4.2, equation 1.
+    """
+    worlds = [_sample(values, "scores") for values in scores]
+    marks = np.asarray(thresholds, float)
+    rng = np.random.default_rng(seed)
+
+    def shares(samples: Sequence[np.ndarray]) -> np.ndarray:
+        """Of (..., S) per world: (..., thresholds)."""
+        return np.mean([(sample[..., None] > marks).mean(axis=-2) for sample in samples], axis=0)
+
+    drawn = shares([rng.choice(world, (resamples, world.size)) for world in worlds])
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return shares(worlds), low, high
 
 
 def difference(

@@ -37,6 +37,7 @@ from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mlstm import MLSTM
 from .none import NoMemory
+from .normalised import Normalised
 from .prophecy import HippoProphecy
 from .readouts import named_readout
 from .rtf import RTF
@@ -107,6 +108,7 @@ __all__ = [
     "Mamba",
     "Mamba2",
     "NoMemory",
+    "Normalised",
     "Residual",
     "SelfTuningFilter",
     "SpaceTime",
@@ -167,6 +169,7 @@ CONFORMING: list[type[AbstractMemory]] = [
     RWKV7,
     Encoded,
     Residual,
+    Normalised,
     FFM,
     GSS,
     HiSS,

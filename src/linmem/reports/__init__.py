@@ -3,7 +3,7 @@
 from linmem.reports import theory
 from linmem.reports.figures import Picture, episode, final_rewards, learning_curves
 from linmem.reports.html import Section, write_page, write_report
-from linmem.reports.records import Episode, Run, read_run
+from linmem.reports.records import Episode, Run, read_run, records
 from linmem.reports.tables import Row, Table, show, summary, summary_table, to_html, to_rich
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "final_rewards",
     "learning_curves",
     "read_run",
+    "records",
     "show",
     "summary",
     "summary_table",

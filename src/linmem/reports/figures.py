@@ -54,10 +54,13 @@ def look(memories: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 @mpl.rc_context(STYLE)
-def learning_curves(run: Run, references: Mapping[str, float] | None = None) -> Picture:
+def learning_curves(
+    run: Run, references: Mapping[str, float] | None = None, quantity: str = "mean reward per step"
+) -> Picture:
     """Reward against environment steps: line = mean over seeds, band = lowest to highest seed.
 
-    `references` are named horizontal lines, such as the value of an optimal policy.
+    `references` are named horizontal lines, such as the value of an optimal policy. `quantity` is what the
+    records' rewards are.
     """
     figure, axes = _canvas(height=3.6)
     style, ends, words = look(run.memories), {}, []
@@ -79,11 +82,11 @@ def learning_curves(run: Run, references: Mapping[str, float] | None = None) -> 
         axes.axhline(level, color="#666666", linestyle=":", linewidth=1)
         ends[name] = (axes.get_xlim()[1], level, "#666666")
         words.append(f"the reference line {name} lies at {level:.3f}")
-    axes.set(xlabel="environment steps", ylabel="mean reward per step")
+    axes.set(xlabel="environment steps", ylabel=quantity)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     label_ends(axes, ends)
-    return Picture(figure, f"Learning curves of mean reward per environment step: {'; '.join(words)}.")
+    return Picture(figure, f"Learning curves of {quantity}: {'; '.join(words)}.")
 
 
 @mpl.rc_context(STYLE)

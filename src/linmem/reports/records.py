@@ -10,7 +10,7 @@ What was missing or ignored is told in `Run.notes` and `Run.unfinished`, never s
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -52,6 +52,8 @@ class Run:
     episodes: dict[str, Episode]
     notes: tuple[str, ...]
     """What was ignored while reading, in sentences."""
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The last record of each event that is none of these, by the event."""
 
     @property
     def memories(self) -> list[str]:
@@ -74,6 +76,7 @@ def read_run(directory: str | Path) -> Run:
     updates: dict[str, list[dict[str, Any]]] = {}
     snapshots: dict[str, list[dict[str, Any]]] = {}
     results: dict[str, dict[str, Any]] = {}
+    others: dict[str, dict[str, Any]] = {}
     records, notes = _read_records(directory / "records.jsonl")
     for record in records:
         if record["event"] in ("update", "snapshot"):
@@ -85,6 +88,8 @@ def read_run(directory: str | Path) -> Run:
             history.append(record)
         elif record["event"] == "result":
             results[record["memory"]] = record
+        else:
+            others[record["event"]] = record
     return Run(
         name=str(settings.pop("name", directory.name)),
         config=settings.pop("config"),
@@ -94,6 +99,7 @@ def read_run(directory: str | Path) -> Run:
         results=results,
         episodes={path.stem: _read_episode(path) for path in sorted(directory.glob("episodes/*.npz"))},
         notes=tuple(notes),
+        others=others,
     )
 
 
@@ -155,3 +161,27 @@ def _read_episode(path: Path) -> Episode:
         if (found := getattr(episode, name).shape) != shape:
             raise ValueError(f"{path}: {name} has shape {found}; expected {shape}")
     return episode
+
+
+def records(directory: str | Path):
+    """The updates of a run folder, or of all run folders below a directory, as one pandas DataFrame: a row
+    for each update of each agent (columns run, world, memory, seed, agent, and what an update records)."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError('records as a DataFrame need pandas: pip install "linmem[suite]"') from error
+    directory = Path(directory)
+    folders = [directory] if (directory / "config.json").is_file() else []
+    folders = folders or sorted(path.parent for path in directory.glob("*/config.json"))
+    if not folders:
+        raise FileNotFoundError(f"{directory} is no run folder and holds none")
+    rows = []
+    for folder in folders:
+        run = read_run(folder)
+        same = {"run": run.name, "world": run.config.get("world"), "seed": run.config.get("seed")}
+        for record in (record for history in run.updates.values() for record in history):
+            shared = {key: value for key, value in record.items() if not isinstance(value, list)}
+            for agent in range(len(record["reward"])):
+                own = {key: value[agent] for key, value in record.items() if isinstance(value, list)}
+                rows.append(same | shared | {"agent": agent} | own)
+    return pd.DataFrame(rows).drop(columns="event", errors="ignore")

@@ -15,7 +15,7 @@ from .balance import (
     velocity_cartpole,
 )
 from .bandit import MultiarmedBandit, bandit
-from .base import AbstractHostWorld, AbstractWorld, Outcome
+from .base import AbstractHostWorld, AbstractWorld, Card, Outcome
 from .boards import Battleship, MineSweeper, battleship, minesweeper
 from .cards import (
     Autoencode,
@@ -31,8 +31,12 @@ from .cards import (
     repeat_first,
     repeat_previous,
 )
+from .chains import DiscountingChain, MemoryChain
 from .gymnasium_world import GymnasiumWorld
 from .gymnax_world import GymnaxWorld
+from .labyrinth import Labyrinth, escape, explore
+from .latent_mdp import LatentMDP
+from .locks import CombinationLock, Revealing
 from .model_files import is_model_name, model_world
 from .parity import Parity
 from .permutation import PermutationWorld
@@ -49,6 +53,7 @@ from .ringworld import RingWorld
 from .spaces import Box, Dict, Discrete, MultiDiscrete
 from .table_world import TableState, TableWorld
 from .tables import HMM, POMDP, Trajectory, deterministic_of, permutation_of
+from .tmaze import TMaze
 
 PAPER = "Zhao et al. 2026, arXiv:2605.31261, experiment 6.2"
 THEOREM = "Zhao et al. 2026, arXiv:2605.31261, Theorem 5.7"
@@ -85,12 +90,30 @@ WORLDS.add("higher_lower", higher_lower, "guess whether the next card is higher"
 WORLDS.add("concentration", concentration, "find pairs of hidden cards", POPGYM)
 WORLDS.add("battleship", battleship, "sink ships that are not shown", POPGYM)
 WORLDS.add("minesweeper", minesweeper, "clear a field whose answers are not kept", POPGYM)
+WORLDS.add("labyrinth_escape", escape, "leave a maze seen square by square", POPGYM)
+WORLDS.add("labyrinth_explore", explore, "walk over all of a maze", POPGYM)
 WORLDS.add("bandit", bandit, "arms whose odds last an episode", POPGYM)
 WORLDS.add("position_cartpole", position_cartpole, "balance without seeing velocities", POPGYM)
 WORLDS.add("velocity_cartpole", velocity_cartpole, "balance without seeing positions", POPGYM)
 WORLDS.add("noisy_cartpole", noisy_cartpole, "balance from noisy positions", POPGYM)
 WORLDS.add("position_pendulum", position_pendulum, "swing up without seeing the velocity", POPGYM)
 WORLDS.add("noisy_pendulum", noisy_pendulum, "swing up from noisy angles", POPGYM)
+
+WORLDS.add("tmaze", TMaze, "recall at a junction the sign read far before it", "Bakker 2001, NIPS")
+BSUITE = "Osband et al. 2019, bsuite, arXiv:1908.03568"
+WORLDS.add("memory_chain", MemoryChain, "give back a bit of the first step", BSUITE)
+WORLDS.add("discounting_chain", DiscountingChain, "choose the reward that comes latest", BSUITE)
+
+WORLDS.add(
+    "latent_mdp", LatentMDP, "find out by acting which MDP it is", "Zhou et al. 2022, arXiv:2210.11604"
+)
+WORLDS.add(
+    "combination_lock",
+    CombinationLock,
+    "enter a code, counting blindly",
+    "Uehara et al. 2022, arXiv:2206.12081",
+)
+WORLDS.add("revealing", Revealing, "add up weak evidence", "Chen et al. 2023, arXiv:2302.01333")
 
 ELSEWHERE = {
     "gymnax": Entry("gymnax", gymnax_world.make, "a gymnax environment", "Lange 2022, gymnax"),
@@ -133,16 +156,22 @@ __all__ = [
     "Autoencode",
     "Battleship",
     "Box",
+    "Card",
     "CartPole",
+    "CombinationLock",
     "Concentration",
     "ConstantProbe",
     "CountRecall",
     "DelayProbe",
     "Dict",
+    "DiscountingChain",
     "Discrete",
     "GymnasiumWorld",
     "GymnaxWorld",
     "HigherLower",
+    "Labyrinth",
+    "LatentMDP",
+    "MemoryChain",
     "MineSweeper",
     "MultiDiscrete",
     "MultiarmedBandit",
@@ -154,7 +183,9 @@ __all__ = [
     "RecallProbe",
     "RepeatFirst",
     "RepeatPrevious",
+    "Revealing",
     "RingWorld",
+    "TMaze",
     "TableState",
     "TableWorld",
     "Trajectory",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .base import AbstractWorld, Outcome
+from .base import AbstractWorld, Card, Outcome
 from .levels import at_level
 from .spaces import Discrete
 
@@ -48,6 +48,9 @@ class MultiarmedBandit(AbstractWorld):
         return state._replace(t=state.t + 1), Outcome(
             pays.astype(jnp.int32), reward, jnp.zeros((), bool), over
         )
+
+    def card(self) -> Card:
+        return Card(2 * self.arms / (self.arms + 1) - 1, 0.0, self.steps, exact=False)
 
 
 def bandit(level: str = "easy") -> MultiarmedBandit:

@@ -30,6 +30,22 @@ class Outcome(NamedTuple):
     truncated: Bool[Array, ""]
 
 
+class Card(NamedTuple):
+    """What can be earned in a world: expected undiscounted returns of an episode.
+
+    attainable: of the best policy.
+    memoryless: of the best policy that sees nothing but the present observation.
+    steps:      the longest episode.
+    exact:      both are proved and attained by scripted policies; else ``attainable`` is an upper bound and
+                ``memoryless`` the best that a scripted policy earns.
+    """
+
+    attainable: float
+    memoryless: float
+    steps: int
+    exact: bool = True
+
+
 class AbstractWorld(eqx.Module):
     """The contract of a world. ``observation_space`` and ``action_space`` are declared and respected."""
 
@@ -50,6 +66,10 @@ class AbstractWorld(eqx.Module):
 
     def hidden(self, state: Any) -> Array | None:
         """The index of the hidden state in ``tables()``, for measuring memories; None if there is none."""
+        return None
+
+    def card(self) -> Card | None:
+        """What can be earned here, by which scores of different worlds compare; None if it is not known."""
         return None
 
 

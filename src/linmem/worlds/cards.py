@@ -11,12 +11,15 @@
 
 | world           | reward                                                | best attainable, best memoryless |
 |-----------------|-------------------------------------------------------|----------------------------------|
-| RepeatFirst     | +-1/(N - 1)                                           | 1, about -1/2                    |
-| RepeatPrevious  | +-1/(N - k), 0 before                                 | 1, about -1/2                    |
-| Autoencode      | +-1/N while playing                                   | 1, -1/2                          |
-| CountRecall     | +-1/(N - 1)                                           | 1, below 0                       |
-| HigherLower     | +-1/N, 0 if equal                                     | limited by chance, about 1/2     |
+| RepeatFirst     | +-1/(N - 1)                                           | 1, about -1/2: repeat the card   |
+| RepeatPrevious  | +-1/(N - k), 0 before                                 | 1, about -1/2: any other suit    |
+| Autoencode      | +-1/N while playing                                   | 1, about -1/2: repeat the suit   |
+| CountRecall     | +-1/(N - 1)                                           | 1, below 0: the likeliest count  |
+| HigherLower     | +-1/N, 0 if equal                                     | who counts, 84/169: against 6    |
 | Concentration   | 2/N a pair, else -1/L for each card turned in vain    | limited by chance, below 0       |
+
+``card`` gives the numbers, which depend on the level. Who counts in HigherLower knows how many cards of each
+rank are left, and says what most of them are.
 
 All end when the deck does; Concentration when all is up, and it is cut off after L = ceil(2N - N/(2N - 1)).
 
@@ -34,9 +37,11 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from scipy.stats import hypergeom
 
-from .base import AbstractWorld, Outcome
+from .base import AbstractWorld, Card, Outcome
 from .levels import at_level
 from .spaces import Discrete, MultiDiscrete
 
@@ -44,11 +49,11 @@ SUITS, RANKS, CARDS = 4, 13, 52
 KINDS = {"colors": 2, "suits": SUITS, "ranks": RANKS}
 """What tells cards apart, and how many there are of it in a deck of 52."""
 
-Card = Int[Array, ""]
+Kind = Int[Array, ""]
 Left = Int[Array, " kinds"]
 
 
-def draw(key: PRNGKeyArray, left: Left) -> Card:
+def draw(key: PRNGKeyArray, left: Left) -> Kind:
     """The kind of a card drawn from those left; kind 0 if none is."""
     place = jax.random.randint(key, (), 0, jnp.maximum(left.sum(), 1))
     return jnp.sum(jnp.cumsum(left) <= place, dtype=jnp.int32) % len(left)
@@ -86,15 +91,15 @@ class AbstractDeck(AbstractWorld):
     def cards(self) -> int:
         return CARDS * self.decks
 
-    def open(self, card: Card) -> Array:
+    def open(self, card: Kind) -> Array:
         """The rule's memory after the first card."""
         raise NotImplementedError
 
-    def deal(self, state: Dealt, action: Card, card: Card) -> tuple[Dealt, Outcome]:
+    def deal(self, state: Dealt, action: Kind, card: Kind) -> tuple[Dealt, Outcome]:
         """The step in which ``card`` is dealt after ``action``."""
         raise NotImplementedError
 
-    def begin(self, card: Card) -> tuple[Dealt, Card]:
+    def begin(self, card: Kind) -> tuple[Dealt, Kind]:
         left = full(self.kinds, self.cards).at[card].add(-1)
         return Dealt(left, self.open(card), jnp.zeros((), jnp.int32)), card
 
@@ -104,7 +109,7 @@ class AbstractDeck(AbstractWorld):
     def step(self, key, state, action):
         return self.deal(state, action, draw(key, state.left))
 
-    def _after(self, state: Dealt, card: Card, memory: Array) -> Dealt:
+    def _after(self, state: Dealt, card: Kind, memory: Array) -> Dealt:
         return Dealt(state.left.at[card].add(-1), memory, state.t + 1)
 
 
@@ -124,6 +129,11 @@ class RepeatFirst(AbstractDeck):
     def deal(self, state, action, card):
         reward = _scored(action == state.memory, 1 / (self.cards - 1))
         return self._after(state, card, state.memory), _outcome(card, reward, state.t == self.cards - 2)
+
+    def card(self) -> Card:
+        n = self.cards
+        same = (n / SUITS - 1) / (n - 1)  # the chance that another card has the first one's suit
+        return Card(1.0, (1 + (n - 2) * (2 * same - 1)) / (n - 1), n - 1)
 
 
 class RepeatPrevious(AbstractDeck):
@@ -152,6 +162,11 @@ class RepeatPrevious(AbstractDeck):
         )
         memory = state.memory.at[(state.t + 1) % self.k].set(card)
         return self._after(state, card, memory), _outcome(card, reward, state.t == self.cards - 2)
+
+    def card(self) -> Card:
+        n = self.cards
+        other = n / SUITS / (n - 1)  # the chance that another card has a certain other suit
+        return Card(1.0, 1.0 if self.k == 1 else 2 * other - 1, n - 1)
 
 
 class Autoencode(AbstractDeck):
@@ -187,6 +202,13 @@ class Autoencode(AbstractDeck):
         left = jnp.where(watching, state.left.at[card].add(-1), state.left)
         return Dealt(left, kept, state.t + 1), _outcome(seen, reward, state.t == 2 * n - 2)
 
+    def card(self) -> Card:
+        n = self.cards
+        # The last card is seen when playing begins, later suit 0. Who repeats what is seen names the cards of
+        # suit 0, and the last card if it has another suit.
+        right = n / SUITS + (1 - 1 / SUITS)
+        return Card(1.0, 2 * right / n - 1, 2 * n - 1)
+
 
 class HigherLower(AbstractDeck):
     """Say whether the next card's rank will be higher (0) or lower (1)."""
@@ -206,12 +228,31 @@ class HigherLower(AbstractDeck):
         reward = jnp.where(card == state.memory, 0.0, _scored(higher == (action == 0), 1 / self.cards))
         return self._after(state, card, card), _outcome(card, reward, state.t == self.cards - 2)
 
+    def card(self) -> Card:
+        n, each = self.cards, self.cards // RANKS
+        gains = [_higher_or_lower(each * (RANKS - 1 - rank), each * rank, n - 1) for rank in range(RANKS)]
+        against_the_middle = sum(abs(RANKS - 1 - 2 * rank) for rank in range(RANKS)) * each / RANKS / n
+        return Card(float(np.mean(gains)) * (n - 1) / n, against_the_middle, n - 1)
+
+
+def _higher_or_lower(higher: int, lower: int, n: int) -> float:
+    """E |H - L| / m, the mean over m = 1 ... n of cards left: of n cards there are ``higher`` and ``lower``
+    ones, and a random m of them, with H and L, are left."""
+    total = 0.0
+    unequal = np.arange(higher + lower + 1)[:, None]  # H + L
+    of_them = np.arange(higher + 1)  # H
+    given = hypergeom.pmf(of_them, higher + lower, higher, unequal)
+    gap = (given * abs(2 * of_them - unequal)).sum(axis=1)
+    for m in range(1, n + 1):
+        total += float(hypergeom.pmf(unequal[:, 0], n, higher + lower, m) @ gap) / m
+    return total / n
+
 
 class Counted(NamedTuple):
     """left: values and queries left, rows.  query: what is asked for now.  t: steps taken."""
 
     left: Int[Array, "2 kinds"]
-    query: Card
+    query: Kind
     t: Int[Array, ""]
 
 
@@ -228,12 +269,12 @@ class CountRecall(AbstractWorld):
         self.observation_space = MultiDiscrete((self.kinds, self.kinds), (2,))
         self.action_space = Discrete(CARDS * decks // self.kinds + 1)
 
-    def begin(self, value: Card, query: Card) -> tuple[Counted, Array]:
+    def begin(self, value: Kind, query: Kind) -> tuple[Counted, Array]:
         each = CARDS * self.decks // self.kinds
         left = jnp.full((2, self.kinds), each, jnp.int32).at[jnp.arange(2), jnp.stack([value, query])].add(-1)
         return Counted(left, query, jnp.zeros((), jnp.int32)), jnp.stack([value, query])
 
-    def deal(self, state: Counted, action: Card, value: Card, query: Card) -> tuple[Counted, Outcome]:
+    def deal(self, state: Counted, action: Kind, value: Kind, query: Kind) -> tuple[Counted, Outcome]:
         """The step in which ``value`` is dealt, and ``query`` asked for, after ``action``."""
         n = CARDS * self.decks
         dealt = n // self.kinds - state.left[0, state.query]
@@ -249,6 +290,15 @@ class CountRecall(AbstractWorld):
     def step(self, key, state, action):
         both = jax.vmap(draw)(jax.random.split(key), state.left)
         return self.deal(state, action, both[0], both[1])
+
+    def card(self) -> Card:
+        n = CARDS * self.decks
+        each, dealt = n // self.kinds, np.arange(n - 1)[:, None]  # cards dealt before the present one
+        counts = np.arange(each + 1)
+        # Of n - 1 other cards: one less of the kind asked for, if the present card is one.
+        same = hypergeom.pmf(counts - 1, n - 1, each - 1, dealt).mean(axis=0).max()
+        other = hypergeom.pmf(counts, n - 1, each, dealt).mean(axis=0).max()
+        return Card(1.0, float(2 * (same + (self.kinds - 1) * other) / self.kinds - 1), n - 1)
 
 
 class Table(NamedTuple):
@@ -300,7 +350,7 @@ class Concentration(AbstractWorld):
     def step(self, key, state, action):
         return self.turn(state, action, draw(key, state.left))
 
-    def turn(self, state: Table, action: Int[Array, ""], face: Card) -> tuple[Table, Outcome]:
+    def turn(self, state: Table, action: Int[Array, ""], face: Kind) -> tuple[Table, Outcome]:
         """Turn the card at ``action``, which shows ``face`` if it was never turned before."""
         n, fail = CARDS * self.decks, 1 / self.limit
         new = state.faces[action] < 0

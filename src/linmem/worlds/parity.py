@@ -20,6 +20,7 @@ arXiv:2411.12537): this is their parity task in a loop of acting and learning.
 import equinox as eqx
 import numpy as np
 
+from .base import Card
 from .table_world import AbstractTabled, TableWorld
 from .tables import POMDP
 
@@ -48,6 +49,9 @@ class Parity(AbstractTabled):
         # E[(-1)^bit_t | event_t] = (1 - 2 flip)^t times 1 or -1: one report for each event is best at all t,
         # or at all even t; its gain is the sum over t
         return float(abs(np.sum((1 - 2 * self.flip) ** np.arange(self.length)))) / self.length
+
+    def card(self) -> Card:
+        return Card(self.best * self.length, self.best_memoryless * self.length, self.length)
 
 
 def _tables(flip: float, discount: float) -> POMDP:
