@@ -25,68 +25,47 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.matrices import orthogonal
-from ..core.projection import project
 from .base import AbstractMemory
 
 
-def _gates(leaving, bias_new, entering):
-    """(r_t, z_t, n_t, U_n h_{t-1} + c_n) from U h_{t-1} and W x_t + b."""
+def _gates(leaving, bias_new, entering, h):
+    """h_t from U h_{t-1}, W x_t + b and h_{t-1}."""
     in_r, in_z, in_n = jnp.split(entering, 3, axis=-1)
     re_r, re_z, re_n = jnp.split(leaving, 3, axis=-1)
-    r, z, reset = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z), re_n + bias_new
-    return r, z, jnp.tanh(in_n + r * reset), reset
-
-
-def _advance(u, bias_new, entering, start, h):
-    """h_t; u is U^T."""
-    h = jnp.where(start, 0.0, h)
-    _, z, n, _ = _gates(h @ u, bias_new, entering)
-    return (1 - z) * n + z * h
+    r, z = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z)
+    return (1 - z) * jnp.tanh(in_n + r * (re_n + bias_new)) + z * h
 
 
 @jax.custom_vjp
 def _recur(w_state, bias_new, entering, starts, initial):
-    """All h_t."""
-    u = jax.lax.optimization_barrier(w_state.T)  # else XLA turns it at every step
+    """All h_t. Its derivative leaves the sum over time of the gradient in U to one product after the loop,
+    where differentiating the loop itself would add a matrix at every step."""
+    return _run(jnp.zeros_like(entering), w_state, bias_new, entering, starts, initial)
 
+
+def _run(nudge, w_state, bias_new, entering, starts, initial):
     def body(h, step):
-        entering, start = step
-        h = _advance(u, bias_new, entering, start, h)
+        entering, start, nudge = step
+        h = jnp.where(start, 0.0, h)
+        h = _gates(w_state @ h + nudge, bias_new, entering, h)
         return h, h
 
-    return jax.lax.scan(body, initial, (entering, starts))[1]
+    return jax.lax.scan(body, initial, (entering, starts, nudge))[1]
 
 
 def _recur_fwd(w_state, bias_new, entering, starts, initial):
-    states = _recur(w_state, bias_new, entering, starts, initial)
-    return states, (w_state, bias_new, entering, starts, initial, states)
+    def run(nudge, bias_new, entering, initial):
+        return _run(nudge, w_state, bias_new, entering, starts, initial)
+
+    states, pull = jax.vjp(run, jnp.zeros_like(entering), bias_new, entering, initial)
+    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
+    return states, (pull, previous)
 
 
 def _recur_bwd(kept, cotangent):
-    """Once all states are known, all gates follow at once, and what is left to do in time is linear:
-
-        g_{t-1} = dL/dh_{t-1} + z_t * g_t + U^T (k_t * [g_t, g_t, g_t])        nothing of g_t where start_t
-
-    The gradients in U, b and x are products over all steps after the loop."""
-    w_state, bias_new, entering, starts, initial, states = kept
-    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
-    r, z, n, reset = _gates(previous @ w_state.T, bias_new, entering)
-    into_new = (1 - z) * (1 - n * n)  # d h_t / d (argument of tanh)
-    into_reset, into_keep = into_new * reset * r * (1 - r), (previous - n) * z * (1 - z)
-    slopes = jnp.concatenate([into_reset, into_keep, into_new * r], axis=-1)
-
-    def body(passed, step):
-        g, z, slopes, start = step
-        g = g + passed
-        back = z * g + (slopes * jnp.tile(g, 3)) @ w_state
-        return jnp.where(start, 0.0, back), g
-
-    nothing = jnp.zeros_like(initial)
-    g_initial, g = jax.lax.scan(body, nothing, (cotangent, z, slopes, starts), reverse=True)
-    leaving = slopes * jnp.tile(g, 3)
-    size = initial.shape[-1]
-    entered = jnp.concatenate([leaving[:, : 2 * size], g * into_new], axis=-1)
-    return (previous.T @ leaving).T, leaving[:, 2 * size :].sum(0), entered, None, g_initial
+    pull, previous = kept
+    leaving, bias_new, entering, initial = pull(cotangent)
+    return leaving.T @ previous, bias_new, entering, None, initial
 
 
 _recur.defvjp(_recur_fwd, _recur_bwd)
@@ -112,13 +91,19 @@ class GRU(AbstractMemory):
         return jnp.zeros(self.out_size)
 
     def step(self, state, x, start):
-        h = _advance(self.w_state.T, self.bias_new, self.w_in @ x + self.bias, start, state)
+        h = self._advance(state, self.w_in @ x + self.bias, start)
         return h, h
 
     def unroll(self, state, xs, starts):
-        entering = project(xs, self.w_in.T) + self.bias  # one product for all steps; only U's is sequential
+        entering = (
+            xs @ self.w_in.T + self.bias
+        )  # one product for all steps; only the recurrent one is sequential
         states = _recur(self.w_state, self.bias_new, entering, starts, state)
         return states[-1], states
+
+    def _advance(self, h, entering, start):
+        h = jnp.where(start, 0.0, h)
+        return _gates(self.w_state @ h, self.bias_new, entering, h)
 
     @classmethod
     def example(cls, key, steps):
