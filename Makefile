@@ -11,7 +11,7 @@ demo: $(VENV)/.package
 	$(BIN)/linmem run
 
 test: $(VENV)/.tests lint
-	$(BIN)/python -m pytest -n 2 --jaxtyping-packages=$(CHECKED),beartype.beartype
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --jaxtyping-packages=$(CHECKED),beartype.beartype
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .

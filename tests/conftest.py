@@ -12,6 +12,14 @@ from linmem.experiments.cache import enable_compilation_cache
 enable_compilation_cache()
 
 
+def pytest_collection_modifyitems(items):
+    """One worker runs a file, or all promises of a memory: what it compiled for one test serves the next.
+    (Fixtures of a module would otherwise be made once per worker, too.)"""
+    for item in items:
+        cls = getattr(item, "callspec", None) and item.callspec.params.get("cls")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path} {cls.__name__ if cls else ''}"))
+
+
 @pytest.fixture
 def float64():
     """64-bit arithmetic inside one test."""
