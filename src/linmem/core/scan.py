@@ -86,21 +86,21 @@ def _accumulator(dtype):
 
 @functools.cache
 def _differentiable(algebra: AbstractAlgebra, method: Method) -> Callable:
-    forward, backward = _batched(_forward, algebra, method), _batched(_backward, algebra, method)
+    run_forward, run_backward = _batched(forward, algebra, method), _batched(backward, algebra, method)
 
     @jax.custom_vjp
     def run(elements, initial, starts):
-        return forward(elements, starts, initial)
+        return run_forward(elements, starts, initial)
 
     def run_fwd(elements, initial, starts):
-        out = forward(elements, starts, initial)
+        out = run_forward(elements, starts, initial)
         return out, (elements, initial, starts, out[1])
 
     def run_bwd(kept, cotangents):
         elements, initial, starts, states = kept
         g_last, g_states = cotangents
-        g, g_initial = backward((elements, states, g_states), starts, (initial, g_last))
-        return _element_gradient(algebra, elements, initial, starts, states, g), g_initial, None
+        g, g_initial = run_backward((elements, states, g_states), starts, (initial, g_last))
+        return element_gradient(algebra, elements, initial, starts, states, g), g_initial, None
 
     run.defvjp(run_fwd, run_bwd)
     return run
@@ -137,7 +137,7 @@ def _batched(kernel: Callable, algebra: AbstractAlgebra, method: Method) -> Call
 
 
 def _out_axes(kernel):
-    return (0, 1) if kernel is _forward else (1, 0)  # where the batch axis stands in each output
+    return (0, 1) if kernel is forward else (1, 0)  # where the batch axis stands in each output
 
 
 def _move(x, batched, axis):
@@ -154,7 +154,7 @@ def _erase(algebra, start, h):
     return jnp.where(expand(start, h.ndim), jnp.asarray(algebra.reading.zero, h.dtype), h)
 
 
-def _element_gradient(algebra, elements, initial, starts, states, g):
+def element_gradient(algebra, elements, initial, starts, states, g):
     """dL/d(A_t, b_t) for all t at once."""
 
     def pull(elements, previous, g):
@@ -188,11 +188,16 @@ def _shift(algebra, states):
     return jax.lax.pad(states, zero, [(1, -1, 0)] + [(0, 0, 0)] * (states.ndim - 1))
 
 
+def previous_states(algebra, states, initial, starts):
+    """h_{t-1} for all t as step t meets it: erased at a start."""
+    return _erase(algebra, starts, _shift(algebra, states).astype(initial.dtype).at[0].set(initial))
+
+
 # --- forward
 # ------------------------------------------------------------------------------------------------------
 
 
-def _forward(algebra, method, elements, starts, initial):
+def forward(algebra, method, elements, starts, initial):
     """(h_{T-1}, all h_t) for arrays whose batch axes stand behind time."""
     steps, width = elements.input.shape[0], elements.input[0].size
     if method == "auto":
@@ -265,7 +270,7 @@ def _full_time(elements: Element, steps: int) -> Element:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape[1:])), elements)
 
 
-def _lift(algebra, elements, starts, dtype):
+def lift(algebra, elements, starts, dtype):
     """Elements that can be composed (full in time and batch, in the accumulator's type), and start flags."""
     steps = elements.input.shape[0]
     batch = elements.input.shape[: elements.input.ndim - algebra.state_rank]
@@ -279,27 +284,27 @@ def _lift(algebra, elements, starts, dtype):
     return jax.tree.map(full, _full_time(elements, steps)), flags
 
 
-def _combine(algebra, first, second):
+def combine_lifted(algebra, first, second):
     """Composition of (element, "it erases what came before")."""
     (one, one_erases), (two, two_erases) = first, second
     both = algebra.combine(one, two)
     return algebra.where(two_erases, two, both), one_erases | two_erases
 
 
-def _act(algebra, lifted, h):
+def act_lifted(algebra, lifted, h):
     element, erases = lifted
     h = _erase(algebra, erases, jnp.broadcast_to(h, element.input.shape))
     return algebra.act(algebra.erased(erases, element), h)
 
 
 def _associative(algebra, elements, starts, initial):
-    lifted = _lift(algebra, elements, starts, initial.dtype)
-    prefixes = jax.lax.associative_scan(functools.partial(_combine, algebra), lifted)
-    return _act(algebra, prefixes, initial)
+    lifted = lift(algebra, elements, starts, initial.dtype)
+    prefixes = jax.lax.associative_scan(functools.partial(combine_lifted, algebra), lifted)
+    return act_lifted(algebra, prefixes, initial)
 
 
 def _chunked(algebra, elements, starts, initial):
-    lifted = _lift(algebra, elements, starts, initial.dtype)
+    lifted = lift(algebra, elements, starts, initial.dtype)
     steps = elements.input.shape[0]
     length = max(1, int(steps**0.5))
     count, cut = steps // length, steps // length * length
@@ -310,10 +315,10 @@ def _chunked(algebra, elements, starts, initial):
     places = jax.tree.map(by_place, lifted)
     first = jax.tree.map(lambda x: x[0], places)
     later = jax.tree.map(lambda x: x[1:], places)
-    summary, _ = jax.lax.scan(lambda c, e: (_combine(algebra, c, e), None), first, later)
+    summary, _ = jax.lax.scan(lambda c, e: (combine_lifted(algebra, c, e), None), first, later)
 
     def walk(h, e):
-        return (after := _act(algebra, e, h)), (h, after)
+        return (after := act_lifted(algebra, e, h)), (h, after)
 
     at_end, (at_begin, _) = jax.lax.scan(walk, initial, summary)
     _, (_, states) = jax.lax.scan(walk, at_begin, places)
@@ -326,7 +331,7 @@ def _chunked(algebra, elements, starts, initial):
 # -----------------------------------------------------------------------------------------------------
 
 
-def _backward(algebra, method, timed, starts, rest):
+def backward(algebra, method, timed, starts, rest):
     """(g_t for all t, dL/dh_{-1}): the adjoint recurrence, for arrays whose batch axes stand behind time."""
     elements, states, g_states = timed
     initial, g_last = rest
@@ -335,9 +340,7 @@ def _backward(algebra, method, timed, starts, rest):
         method = choose(jax.default_backend(), algebra, steps, width)
     if method != "sequential":
         algebra, elements = algebra.materialise(elements)
-    previous = _shift(algebra, states).astype(initial.dtype).at[0].set(initial)
-    previous = _erase(algebra, starts, previous)
-    adjoints = algebra.adjoint_inputs(elements, previous)
+    adjoints = algebra.adjoint_inputs(elements, previous_states(algebra, states, initial, starts))
     linear = algebra.ordinary()  # erases with 0, whatever the reading
 
     if method == "sequential":
