@@ -24,6 +24,8 @@ def run(
     checkpoint_seconds: float = 30.0,
     tensorboard: bool = False,
     wandb: str | None = None,
+    devices: int = 1,
+    distributed: str | None = None,
 ) -> int:
     """Train agents that differ only in their memory on one world, and report who remembered what.
 
@@ -38,23 +40,33 @@ def run(
         checkpoint_seconds: the training state is saved this often.
         tensorboard: write event files for TensorBoard into the run folder, too.
         wandb: send the records to Weights & Biases, too: online, or offline (kept for `wandb sync`).
+        devices: devices that share the copies of the world; a CPU is split into as many.
+        distributed: as 0/2@HOST:PORT, this process's number, how many there are, and where number 0 can be
+            reached; or auto, on a cluster that JAX knows. All need the same options and see the same folder.
     """
-    from .experiments.store import Folder
+    from .experiments.devices import choose, join, writes
+
+    join(distributed, devices)
+    from .experiments.store import Folder, Reader
     from .experiments.track import TensorBoard, WeightsAndBiases
     from .experiments.watch import watch
 
     if resume is None:
         config = with_discount_of_file(config)
-        folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
+        if writes():
+            folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
+        else:
+            folder = Reader(out / config.folder_name())
     elif config == RunConfig():
-        folder = Folder.open(resume)
+        folder = (Folder if writes() else Reader).open(resume)
         config = folder.config()
     else:
         raise UsageError(f"--resume takes every setting from {resume}; leave the other options out")
-    trackers = [TensorBoard(folder)] if tensorboard else []
-    trackers += [WeightsAndBiases(folder, config, wandb)] if wandb is not None else []
-    finished = watch(config, folder, checkpoint_seconds, trackers)
-    _report(folder.path)
+    trackers = [TensorBoard(folder)] if tensorboard and writes() else []
+    trackers += [WeightsAndBiases(folder, config, wandb)] if wandb is not None and writes() else []
+    finished = watch(config, folder, checkpoint_seconds, trackers, choose(devices, config.ppo))
+    if writes():
+        _report(folder.path)
     return 0 if finished else 130
 
 
@@ -377,6 +389,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "layers": "bench_layers",
                 "memory": "bench_memory",
                 "numerics": "bench_numerics",
+                "peers": "bench_peers",
                 "scan": "bench_scan",
                 "solve": "bench_solve",
                 "train": "bench_train",

@@ -35,6 +35,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from ..core.algebra import Diagonal, Element
@@ -47,6 +48,7 @@ from . import host
 from .policy import ActorCritic
 from .returns import advantages
 from .rollout import Actor, Slot, begin, collect
+from .spread import by_actor, everywhere, spread
 
 MakeMemory = Callable[[AbstractWorld, int, PRNGKeyArray], AbstractMemory]
 
@@ -195,12 +197,14 @@ def _hidden_states(world: AbstractWorld) -> int:
     return model.n_states
 
 
-def update(config: PPOConfig, world: AbstractWorld, updates: int, state: State) -> tuple[State, Metrics]:
-    """Collect one rollout and learn from it."""
+def update(
+    config: PPOConfig, world: AbstractWorld, updates: int, state: State, mesh: Mesh | None = None
+) -> tuple[State, Metrics]:
+    """Collect one rollout and learn from it. mesh: devices to spread the actors over (``spread.py``)."""
     key, collect_key, learn_key = jax.random.split(state.key, 3)
     actors, slots = collect(state.policy, world, state.actors, collect_key, config.unroll)
     hidden = jax.vmap(world.hidden)(actors.world)
-    return improve(config, updates, state._replace(key=key), actors, slots, learn_key, hidden)
+    return improve(config, updates, state._replace(key=key), actors, slots, learn_key, hidden, mesh)
 
 
 def improve(
@@ -211,6 +215,7 @@ def improve(
     slots: Slot,
     learn_key: PRNGKeyArray,
     hidden: Int[Array, " actors"] | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[State, Metrics]:
     """Learn from the rollout ``slots`` (time, actors), which began in ``state`` and left the actors as
     ``actors``, in the hidden states ``hidden``."""
@@ -225,7 +230,7 @@ def improve(
     targets = gains + slots.value  # detail 5
 
     policy, opt_state, losses = learn(
-        config, updates, state.policy, state.optimiser, (first_memory, slots, gains, targets), learn_key
+        config, updates, state.policy, state.optimiser, (first_memory, slots, gains, targets), learn_key, mesh
     )
     if isinstance(policy.memory, Normalised):  # every observation once: a final one does not act
         observations = slots.inputs.observation
@@ -253,7 +258,13 @@ def earn(earning: Earning, slots: Slot, discount: float) -> Earning:
 
 
 def learn(
-    config: PPOConfig, updates: int, policy: ActorCritic, opt_state: optax.OptState, data, key: PRNGKeyArray
+    config: PPOConfig,
+    updates: int,
+    policy: ActorCritic,
+    opt_state: optax.OptState,
+    data,
+    key: PRNGKeyArray,
+    mesh: Mesh | None = None,
 ):
     """All epochs on one rollout: (policy, optimiser state, mean of each loss's parts)."""
     transform = optimiser(config, updates)
@@ -262,7 +273,8 @@ def learn(
     def minibatch(carry, chosen):
         policy, opt_state = carry
         first_memory, *timed = data
-        part = jax.tree.map(lambda x: x[chosen], first_memory), *jax.tree.map(lambda x: x[:, chosen], timed)
+        memory = spread(jax.tree.map(lambda x: x[chosen], first_memory), 0, mesh)
+        part = memory, *spread(jax.tree.map(lambda x: x[:, chosen], timed), 1, mesh)
         (_, parts), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(policy, config, *part)
         changes, opt_state = transform.update(gradient, opt_state)
         parts["gradient"] = optax.tree.norm(gradient)
@@ -328,16 +340,45 @@ def seeds_init(
     return lower_init(config, world, make_memory, updates, len(keys)).compile(INIT_OPTIONS)(keys)
 
 
-def compile_train(config: PPOConfig, world: AbstractWorld, updates: int, chunk: int, state: State):
+def places(state: State, mesh: Mesh):
+    """Where each leaf of the state of several seeds goes: what belongs to an actor to its device."""
+    actors = lambda tree: jax.tree.map(lambda _: by_actor(mesh, 1), tree)  # noqa: E731
+    placed = jax.tree.map(lambda _: everywhere(mesh), state)
+    placed = placed._replace(actors=actors(state.actors))
+    if placed.earning is not None:
+        placed = placed._replace(earning=placed.earning._replace(sums=by_actor(mesh, 1)))
+    return placed
+
+
+def compile_train(
+    config: PPOConfig,
+    world: AbstractWorld,
+    updates: int,
+    chunk: int,
+    state: State,
+    mesh: Mesh | None = None,
+):
     """Compile ``chunk`` updates of all seeds:
-    a function State -> (State, Metrics with leading axes (seed, update))."""
+    a function State -> (State, Metrics with leading axes (seed, update)).
+
+    mesh: devices that share the actors; the State must then be placed on them (``places``). Raises ValueError
+    for a world that steps outside JAX.
+    """
     if isinstance(world, AbstractHostWorld):
+        if mesh is not None:
+            raise ValueError(
+                f"{type(world).__name__} steps outside JAX, which one device trains; leave --devices out"
+            )
         return _train_on_host(config, world, updates, chunk, state)
 
     def train(state):
-        return jax.lax.scan(lambda s, _: update(config, world, updates, s), state, None, length=chunk)
+        return jax.lax.scan(lambda s, _: update(config, world, updates, s, mesh), state, None, length=chunk)
 
-    return jax.jit(jax.vmap(train)).lower(state).compile()
+    if mesh is None:
+        return jax.jit(jax.vmap(train)).lower(state).compile()
+    placed = places(state, mesh)
+    jitted = jax.jit(jax.vmap(train), in_shardings=(placed,), out_shardings=(placed, everywhere(mesh)))
+    return jitted.lower(state).compile()
 
 
 def _train_on_host(

@@ -26,6 +26,7 @@ from ..worlds import resolve
 from ..worlds.base import AbstractHostWorld, AbstractWorld
 from . import snapshot
 from .config import RunConfig
+from .devices import Devices, agreed
 from .snapshot import one_seed
 from .store import Folder
 
@@ -73,8 +74,15 @@ def chunking(updates: int) -> tuple[int, int]:
     return size, -(-updates // size)
 
 
-def run(config: RunConfig, folder: Folder, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> Iterator[Event]:
-    """Do what of ``config`` is not yet done in ``folder``, as the only process there.
+def run(
+    config: RunConfig,
+    folder: Folder,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    devices: Devices | None = None,
+) -> Iterator[Event]:
+    """Do what of ``config`` is not yet done in ``folder``, as the only process there; ``devices`` share the
+    training. Where they belong to several processes, an interruption costs what came after the last
+    checkpoint.
 
     Raises FolderError if another process writes there or the disk refuses, and FloatingPointError if a loss
     is not finite; the last good checkpoint stays."""
@@ -83,7 +91,7 @@ def run(config: RunConfig, folder: Folder, checkpoint_seconds: float = CHECKPOIN
         _refuse_options(config, set(config.memory) - done)
         for name in config.memory:
             if name not in done:
-                yield from _train(config, folder, name, checkpoint_seconds)
+                yield from _train(config, folder, name, checkpoint_seconds, devices)
             folder.remove(_checkpoint(name))
             yield Finished(name, now=name not in done)
 
@@ -123,7 +131,9 @@ def _form(lowered: jax.stages.Lowered) -> ppo.State:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), lowered.out_info)
 
 
-def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: float) -> Iterator[Event]:
+def _train(
+    config: RunConfig, folder: Folder, name: str, checkpoint_seconds: float, devices: Devices | None
+) -> Iterator[Event]:
     size, calls = chunking(config.updates)
     world, lowered, keys = _initial(config, name)
     form = _form(lowered)
@@ -140,16 +150,24 @@ def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: flo
     began = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:  # the first state compiles beside the training that will take it
         first = None if resumed else pool.submit(lambda: lowered.compile(ppo.INIT_OPTIONS)(keys))
-        train = ppo.compile_train(config.ppo, world, size * calls, size, form)
+        train = ppo.compile_train(config.ppo, world, size * calls, size, form, devices and devices.mesh)
         state = state if first is None else first.result()
+        state = devices.place(state) if devices else state
     compile_seconds = time.perf_counter() - began
     seconds, last_save = float(before), time.perf_counter()
     steps = int(steps)
     roll, model = roller(world, config.evaluation_actors, config.evaluation_steps), world.tables()
     due = snapshot.due(config, folder, name, size, calls)
 
+    def local(tree):
+        return devices.local(tree) if devices else tree
+
+    def save(state: ppo.State) -> None:
+        folder.save_tree(saved, (local(state), np.asarray(seconds), np.asarray(steps)))
+
     def compare(policy: ActorCritic, update: int, steps: int) -> None:
         if model is not None and update in due:
+            policy = local(policy)
             keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), config.seeds)
             found = snapshot.compare(policy, model, roll(policy, keys))
             at = {"update": update, "steps": steps // config.seeds}
@@ -163,7 +181,7 @@ def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: flo
             metrics = jax.tree.map(np.asarray, metrics)
             failed = _first_not_finite(metrics)
             if failed is not None:
-                folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
+                save(state)
                 raise FloatingPointError(
                     f"the loss of '{name}' is not finite in update {call * size + failed + 1}; take a "
                     f"smaller --step-size or --max-gradient. The state after update {call * size}, the last "
@@ -181,20 +199,22 @@ def _train(config: RunConfig, folder: Folder, name: str, checkpoint_seconds: flo
             state, steps, seconds = following, counted, spent
             reward = float(metrics.reward[:, -1].mean())
             yield Progress(name, (call + 1) * size, calls * size, steps, seconds, compile_seconds, reward)
-            if time.perf_counter() - last_save > checkpoint_seconds:
-                folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
+            if agreed(time.perf_counter() - last_save > checkpoint_seconds):
+                save(state)
                 last_save = time.perf_counter()
     except (KeyboardInterrupt, GeneratorExit):
-        folder.save_tree(saved, (state, np.asarray(seconds), np.asarray(steps)))
+        if jax.process_count() == 1:  # others may not have been interrupted, and a save takes all
+            save(state)
         raise
-    folder.save_tree(f"params/{name}.eqx", state.policy)
     compare(state.policy, calls * size, steps)
+    policy = local(state.policy)
+    folder.save_tree(f"params/{name}.eqx", policy)
     folder.append(
-        _evaluate(config, folder, name, world, roll, state.policy)
+        _evaluate(config, folder, name, world, roll, policy)
         | {
             "steps_per_second": steps / seconds,
             "compile_seconds": compile_seconds,
-            "parameters": _count(state.policy) // config.seeds,
+            "parameters": _count(policy) // config.seeds,
             "state_bytes": _state_bytes(form.policy),
         }
     )

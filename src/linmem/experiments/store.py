@@ -215,6 +215,26 @@ class Folder:
         self.write(name, file.getvalue())
 
 
+class Reader(Folder):
+    """A folder that another process of the same run writes: here it is only read."""
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        yield
+
+    def write(self, name: str, content: bytes) -> None:
+        pass
+
+    def append(self, *records: dict[str, Any]) -> None:
+        pass
+
+    def rewind(self, memory: str, update: int) -> None:
+        pass
+
+    def remove(self, name: str) -> None:
+        pass
+
+
 def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(  # pyright: ignore[reportPrivateImportUsage]
         leaf.dtype, jax.dtypes.prng_key

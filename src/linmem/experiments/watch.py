@@ -11,6 +11,7 @@ from ..memories.linear_filter import from_model
 from ..worlds import resolve
 from . import run
 from .config import RunConfig
+from .devices import Devices, writes
 from .store import Folder
 from .track import AbstractTracker, Follower
 
@@ -20,14 +21,16 @@ def watch(
     folder: Folder,
     checkpoint_seconds: float = run.CHECKPOINT_SECONDS,
     trackers: Sequence[AbstractTracker] = (),
+    devices: Devices | None = None,
 ) -> bool:
     """Run ``config`` with live progress;
     False if it was interrupted (its folder then says how far it came)."""
     follower = Follower(folder, trackers)
-    console = Console()
+    console = Console(quiet=not writes())
     console.print(
         f"[bold]{config.world}[/]: {', '.join(config.memory)}; "
-        f"{config.seeds} seeds of {config.steps:,} steps each",
+        f"{config.seeds} seeds of {config.steps:,} steps each"
+        + (f", on {devices.mesh.size} devices" if devices else ""),
         highlight=False,
     )
     console.print(f"folder: {folder.path}", highlight=False, soft_wrap=True)
@@ -50,7 +53,7 @@ def watch(
                 name: bars.add_task(name, total=config.updates, start=False, note="waiting")
                 for name in config.memory
             }
-            for event in run.run(config, folder, checkpoint_seconds):
+            for event in run.run(config, folder, checkpoint_seconds, devices):
                 if isinstance(event, run.Compiling):  # what an interruption cost was just taken back
                     follower.skip()
                 follower.follow()

@@ -41,6 +41,32 @@ def _walk(memory: AbstractMemory, state: Any, xs: PyTree, starts: Array) -> tupl
     return jax.lax.scan(lambda s, x: memory.step(s, *x), state, (xs, starts))
 
 
+def _gradient(run: Callable) -> Callable:
+    """(memory, xs, state, weights) -> the gradients of the features' sum by these weights, in memory, xs and
+    state; (last state, features). One compiled function serves two promises."""
+
+    @eqx.filter_jit
+    def gradient(memory, xs, state, weights):
+        floats, rest = eqx.partition((memory, xs, state), eqx.is_inexact_array)
+
+        def loss(floats):
+            memory, xs, state = eqx.combine(floats, rest)
+            last, ys = run(memory, state, xs, _starts())
+            return jnp.sum(weights * ys), (last, ys)
+
+        return jax.grad(loss, has_aux=True)(floats)
+
+    return gradient
+
+
+_unroll_gradient, _walk_gradient = _gradient(_unroll), _gradient(_walk)
+
+
+def _weights(memory: AbstractMemory) -> Array:
+    size = STEPS * memory.out_size
+    return jnp.cos(jnp.arange(size, dtype=jnp.float32)).reshape(STEPS, memory.out_size)
+
+
 def _example(cls: type[AbstractMemory], steps: int = STEPS) -> tuple[AbstractMemory, PyTree]:
     return cls.example(jax.random.key(7), steps)
 
@@ -103,23 +129,17 @@ def nothing_crosses_a_start(cls: type[AbstractMemory]) -> None:
     """With NaN in all that lies before a start, features, states and gradients after it keep every bit."""
     memory, xs = _example(cls)
     poisoned = jax.tree.map(_poison, xs), jax.tree.map(lambda s: _poison(s[None])[0], memory.init())
-    starts = _starts()
+    late = (jnp.arange(STEPS) >= LAST_START)[:, None]
+    weights = jnp.where(late, _weights(memory), 0.0)
 
-    for run in (_unroll, _walk):
+    for gradient in (_unroll_gradient, _walk_gradient):
 
-        @eqx.filter_jit
-        def after(xs, state, run=run):
-            def loss(late):
-                whole = jax.tree.map(lambda x, y: jnp.concatenate([x[:LAST_START], y]), xs, late)
-                last, ys = run(memory, state, whole, starts)
-                return jnp.sum(ys[LAST_START:] ** 2), (last, ys[LAST_START:])
+        def after(xs, state, gradient=gradient):
+            (_, g, _), (last, ys) = gradient(memory, xs, state, weights)
+            return jax.tree.map(lambda g: g[LAST_START:], g), last, ys[LAST_START:]
 
-            late = jax.tree.map(lambda x: x[LAST_START:], xs)
-            floats, rest = eqx.partition(late, eqx.is_inexact_array)
-            return jax.value_and_grad(lambda f: loss(eqx.combine(f, rest)), has_aux=True)(floats)
-
-        clean = after(xs, memory.init())
-        _same(f"after a start ({run.__wrapped__.__name__.strip('_')})", after(*poisoned), clean, EXACT)
+        name = "unroll" if gradient is _unroll_gradient else "walk"
+        _same(f"after a start ({name})", after(*poisoned), after(xs, memory.init()), EXACT)
 
 
 def _poison(x: Array, count: int = LAST_START) -> Array:
@@ -161,19 +181,8 @@ def elements_obey_the_laws(cls: type[AbstractMemory]) -> None:
 def gradients_agree_on_both_paths(cls: type[AbstractMemory]) -> None:
     """Gradients in parameters, inputs and initial state are finite, and equal for unroll and for stepping."""
     memory, xs = _example(cls)
-    leaves = (memory, xs, memory.init())
-    floats, rest = eqx.partition(leaves, eqx.is_inexact_array)
-
-    def gradient(run):
-        def loss(floats):
-            memory, xs, state = eqx.combine(floats, rest)
-            _, ys = run(memory, state, xs, _starts())
-            weights = jnp.cos(jnp.arange(ys.size, dtype=ys.dtype)).reshape(ys.shape)
-            return jnp.sum(weights * ys)
-
-        return jax.jit(jax.grad(loss))(floats)
-
-    by_unroll, by_step = gradient(_unroll), gradient(_walk)
+    leaves = (memory, xs, memory.init(), _weights(memory))
+    by_unroll, by_step = _unroll_gradient(*leaves)[0], _walk_gradient(*leaves)[0]
     if not all(np.isfinite(np.asarray(g)).all() for g in jax.tree.leaves(by_unroll)):
         raise Broken("gradients of unroll: not finite")
     _same("gradients of unroll and stepping", by_unroll, by_step, 1e-4)
@@ -192,7 +201,7 @@ def vmap_is_a_loop(cls: type[AbstractMemory]) -> None:
 
 
 def a_second_call_does_not_retrace(cls: type[AbstractMemory]) -> None:
-    """Calling again with other values of the same shapes compiles nothing."""
+    """Calling again with other values of the same shapes traces nothing, and so compiles nothing."""
     memory, xs = _example(cls)
     traced = []
 
@@ -201,10 +210,11 @@ def a_second_call_does_not_retrace(cls: type[AbstractMemory]) -> None:
         traced.append(1)
         return memory.unroll(state, xs, _starts())
 
-    state, _ = run(memory, memory.init(), xs)
-    run(memory, state, jax.tree.map(lambda x: jnp.flip(x, 0), xs))
+    state, _ = _unroll(memory, memory.init(), xs, _starts())
+    run.lower(memory, memory.init(), xs)
+    run.lower(memory, state, jax.tree.map(lambda x: jnp.flip(x, 0), xs))
     other, _ = cls.example(jax.random.key(8), STEPS)
-    run(other, state, xs)
+    run.lower(other, state, xs)
     if len(traced) != 1:
         raise Broken(f"unroll was traced {len(traced)} times for equal shapes")
 

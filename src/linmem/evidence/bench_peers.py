@@ -1,0 +1,244 @@
+"""`linmem bench peers`: environment steps per second of whole training, beside other libraries'.
+
+The same world, sizes and settings (see ``training_peers.py``), each in a process of its own, one after
+another. The rate is that of the median update, the return that of the last fifth of the updates.
+"""
+
+import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from ..agents import ppo
+from ..agents.rollout import collect
+from ..measures.statistics import Interval, bootstrap_mean
+from ..memories import MEMORIES
+from ..reports.tables import Table
+from ..worlds import resolve
+from .bench_kernels import machine
+from .conclude import Evidence, Target, conclude
+from .rows import kept
+from .timing import bound, medians
+from .training_peers import CONTENDERS, Sizes, train
+
+JAX_TIMES, SB3_TIMES, OF_ROOFLINE = 2.5, 30.0, 0.6
+POPJAXRL = Sizes(width=256)
+POPJAXRL_RATE = 3900
+"""What popjaxrl's published setting made on a quiet machine of two cores, where this was written."""
+
+
+def main(
+    world: str = "repeat_previous",
+    contenders: tuple[str, ...] = tuple(CONTENDERS),
+    steps: int = 250_000,
+    seeds: int = 2,
+    out: Path = Path("runs/bench-peers"),
+    json: Path | None = None,
+) -> int:
+    """Train by PPO here and in other libraries, 64 environments x 128 steps x 4 epochs, width 128.
+
+    memorax and sb3-contrib are timed if they can be imported (`pip install 'linmem[peers]'`). Finished
+    trainings are kept, and the same command goes on from there; take another folder for another machine.
+
+    Args:
+        world: the world (see `linmem list`), with discrete actions.
+        contenders: who is trained.
+        steps: environment steps of each training.
+        seeds: trainings of each contender.
+        out: folder of the finished trainings.
+        json: write rows and targets to this file.
+    """
+    if unknown := [name for name in contenders if name not in CONTENDERS]:
+        raise ValueError(f"unknown contender '{unknown[0]}'; known: {', '.join(CONTENDERS)}")
+    sizes, console, remarks, rows = Sizes(), Console(), [], []
+    slots = sizes.actors * sizes.unroll
+    updates = max(5, -(-steps // slots))
+    for name in contenders:
+        runs = []
+        for seed in range(seeds):
+            console.print(f"{name}, seed {seed}: {updates} updates of {slots:,} steps", highlight=False)
+            try:
+                runs.append(_run(out, name, world, updates, seed, sizes))
+            except Exception as error:  # whatever an installed version does with today's JAX
+                remarks.append(f"{name} is left out: {type(error).__name__}: {error}")
+                break
+        if runs:
+            rows.append(_row(name, world, slots, runs))
+    peak, _ = machine()
+    spent = breakdown(world, "gru", sizes, peak)
+    published = _run(out, "linmem s5", "repeat_previous", 6, 0, POPJAXRL)
+    rate = slots / float(np.median(published["seconds"]))
+    remarks += [
+        f"one update with gru on {world}: {spent['update']:.3f} s; acting {spent['acting']:.3f} s, of which "
+        f"the worlds {spent['worlds']:.3f} s and their random numbers {spent['random']:.3f} s; learning "
+        f"{spent['learning']:.3f} s, of which matrix products take at least {spent['products']:.3f} s "
+        f"({spent['operations'] / 1e9:.1f} GFLOP at the measured {peak / 1e9:.0f} GFLOP/s)",
+        f"popjaxrl's published setting (s5, width 256, repeat_previous): {rate:,.0f} steps/s, "
+        f"compiled in {published['compile_seconds']:.0f} s; popjaxrl itself made about {POPJAXRL_RATE:,} "
+        "on a quiet machine of two cores",
+    ]
+    rows_ = {row["contender"]: row for row in rows}
+    return conclude(Evidence("bench peers", rows, _table(rows), _targets(rows_, spent), remarks), json)
+
+
+def _run(out: Path, name: str, world: str, updates: int, seed: int, sizes: Sizes) -> dict[str, Any]:
+    settings = {"contender": name, "world": world, "updates": updates, "seed": seed, "width": sizes.width}
+
+    def apart():
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(train, name, world, updates, seed, sizes).result()
+
+    row = kept(out, settings, apart)
+    assert row is not None
+    return row
+
+
+def _row(name: str, world: str, slots: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    card = resolve(world).make().card()
+    length = card.steps if card else 1  # without a card: reward per step
+    last = [float(np.mean(run["rewards"][-max(1, len(run["rewards"]) // 5) :])) * length for run in runs]
+    return {
+        "contender": name,
+        "world": world,
+        "steps_per_second": slots / float(np.median(np.concatenate([run["seconds"] for run in runs]))),
+        "compile_seconds": runs[0]["compile_seconds"],
+        "returns": last,
+        "updates": len(runs[0]["rewards"]),
+    }
+
+
+def breakdown(world: str, memory: str, sizes: Sizes, peak: float, repeats: int = 5) -> dict[str, float]:
+    """Seconds of an update and of its parts, each compiled alone."""
+    config, made = sizes.config(), resolve(world).make()
+    key = jax.random.key(0)
+    state = jax.tree.map(
+        lambda x: x[0], ppo.seeds_init(config, made, MEMORIES[memory].make, 10, jax.random.split(key, 1))
+    )
+
+    def acting(state, key):
+        return collect(state.policy, made, state.actors, key, sizes.unroll)
+
+    def worlds(world_state, key):
+        def step(world_state, key):
+            keys = jax.random.split(key, (sizes.actors, 2))
+            actions = jax.vmap(made.action_space.sample)(keys[:, 0])
+            world_state, outcome = jax.vmap(made.step)(keys[:, 1], world_state, actions)
+            fresh, _ = jax.vmap(made.init)(keys[:, 1])
+            ended = outcome.terminated | outcome.truncated
+            choose = lambda a, b: jax.vmap(jax.numpy.where)(ended, a, b)  # noqa: E731
+            return jax.tree.map(choose, fresh, world_state), outcome.reward
+
+        return jax.lax.scan(step, world_state, jax.random.split(key, sizes.unroll))
+
+    def random(key):
+        def step(total, key):
+            keys = jax.random.split(key, (sizes.actors, 4))
+            return total + jax.vmap(jax.vmap(jax.random.bits))(keys).sum(), None
+
+        return jax.lax.scan(step, jax.numpy.uint32(0), jax.random.split(key, sizes.unroll))[0]
+
+    whole = lambda state: ppo.update(config, made, 10, state)  # noqa: E731
+    seconds = medians(
+        {
+            "update": bound(whole, state),
+            "acting": bound(acting, state, key),
+            "worlds": bound(worlds, state.actors.world, key),
+            "random": bound(random, key),
+        },
+        repeats,
+    )
+    operations = _products(jax.make_jaxpr(whole)(state).jaxpr)
+    learning = seconds["update"] - seconds["acting"]
+    return seconds | {"learning": learning, "operations": operations, "products": operations / peak}
+
+
+def _products(jaxpr) -> float:
+    """Operations of all matrix products of a traced computation, loops counted as often as they run."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            deep = math.prod(left[axis] for axis in contracted)
+            total += 2.0 * deep * math.prod(equation.outvars[0].aval.shape)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+        total += times * sum(_products(getattr(x, "jaxpr", x)) for x in inner if _is_jaxpr(x))
+    return total
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _targets(rows: dict[str, dict[str, Any]], spent: dict[str, float]) -> list[Target]:
+    targets = []
+    rate = {name: row["steps_per_second"] for name, row in rows.items()}
+    mine = {name: value for name, value in rate.items() if name.startswith("linmem")}
+    peers = {name: value for name, value in rate.items() if name.startswith("memorax")}
+    share = spent["products"] / spent["update"]
+    for name in mine:
+        if peers:
+            best = max(peers, key=lambda peer: peers[peer])
+            targets.append(
+                Target(
+                    f"{name} beside the best JAX peer",
+                    mine[name] >= JAX_TIMES * peers[best] or (name == "linmem gru" and share >= OF_ROOFLINE),
+                    f"{mine[name] / peers[best]:.1f}x {best}"
+                    + (f", {100 * share:.0f}% of the roofline" if name == "linmem gru" else ""),
+                    f">= {JAX_TIMES:g}x, or {100 * OF_ROOFLINE:.0f}% of the roofline",
+                )
+            )
+        if "sb3 lstm" in rate:
+            targets.append(
+                Target(
+                    f"{name} beside sb3-contrib",
+                    mine[name] >= SB3_TIMES * rate["sb3 lstm"],
+                    f"{mine[name] / rate['sb3 lstm']:.0f}x",
+                    f">= {SB3_TIMES:g}x",
+                )
+            )
+    for name in mine:
+        for other in rows.keys() - mine.keys():
+            if name.split()[1] == other.split()[1] or (name == "linmem gru" and other == "sb3 lstm"):
+                targets.append(_no_worse(rows[name], rows[other]))
+    return targets
+
+
+def _no_worse(mine: dict[str, Any], other: dict[str, Any]) -> Target:
+    """The final return, seeds pooled by t intervals' half widths of both."""
+    a, b = np.array(mine["returns"]), np.array(other["returns"])
+    slack = (
+        2.0 * float(np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)))
+        if min(len(a), len(b)) > 1
+        else 0.0
+    )
+    return Target(
+        f"final return, {mine['contender']} beside {other['contender']}",
+        bool(a.mean() >= b.mean() - slack),
+        f"{a.mean():.3f} beside {b.mean():.3f}",
+        f"no less, but for two standard errors ({slack:.3f})",
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    def interval(values: list[float]) -> Interval:
+        return bootstrap_mean(np.array(values))
+
+    return Table(
+        ("library and memory", "steps/s", "compile s", "return at the end"),
+        [
+            (
+                row["contender"],
+                f"{row['steps_per_second']:,.0f}",
+                f"{row['compile_seconds']:.1f}",
+                interval(row["returns"]),
+            )
+            for row in rows
+        ],
+    )
