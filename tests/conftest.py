@@ -20,6 +20,13 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(f"{item.path} {cls.__name__ if cls else ''}"))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_what_was_compiled():
+    """A process may map so much memory only: some thousand compiled functions, less than all files have."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def float64():
     """64-bit arithmetic inside one test."""

@@ -390,6 +390,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "memory": "bench_memory",
                 "numerics": "bench_numerics",
                 "peers": "bench_peers",
+                "scale": "bench_scale",
                 "scan": "bench_scan",
                 "solve": "bench_solve",
                 "train": "bench_train",
