@@ -4,8 +4,8 @@ Each contender is a function of (world, updates, seed, sizes) that gives ``Train
 and what is learned from it. The worlds are ours in every case, compiled and vectorised, so that none waits
 for its environment. Equal are: copies, unroll, epochs, minibatches, width, Adam's step size, discount,
 lambda, clipping, entropy and value costs, gradient clipping, and what is observed (the last action, too). Not
-equal, because the libraries are built so: ours has one memory for actor and critic, SB3 and memorax have two, and
-memorax learns them one after the other.
+equal, because the libraries are built so: ours has one memory for actor and critic, SB3 and memorax have two,
+and memorax learns them one after the other.
 """
 
 import time
