@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time here goes into compiling what then runs for milliseconds.
+# Processes that tests start inherit this.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import pytest
@@ -20,9 +23,15 @@ def pytest_collection_modifyitems(items):
         item.add_marker(pytest.mark.xdist_group(f"{item.path} {cls.__name__ if cls else ''}"))
 
 
+OPTIMISED = {"test_memories.py", "test_core.py", "test_projection.py"}
+"""Files whose promises are about the code as users get it."""
+
+
 @pytest.fixture(autouse=True, scope="module")
-def forget_what_was_compiled():
-    """A process may map so much memory only: some thousand compiled functions, less than all files have."""
+def compiler(request):
+    """Optimise or not; and forget in the end: a process may map so much memory only, which is some thousand
+    compiled functions, less than all files have."""
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMISED)
     yield
     jax.clear_caches()
 
