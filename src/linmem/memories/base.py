@@ -75,6 +75,11 @@ class AbstractLinearMemory(AbstractMemory):
     def decode(self, h: Array, x: PyTree) -> Array:
         """The features of one step."""
 
+    def decode_all(self, states: Array, xs: PyTree) -> Array:
+        """The features of all steps. A layer whose ``decode`` takes a leading axis may call it here: products
+        over whole sequences have the faster derivative (``core/projection.py``)."""
+        return jax.vmap(self.decode)(states, xs)
+
     def time_axes(self) -> Any:
         """``vmap``'s out_axes for ``encode``: ``ONCE`` (None) marks a part that is the same at every step
         and is stored once."""
@@ -95,4 +100,4 @@ class AbstractLinearMemory(AbstractMemory):
             is_leaf=lambda axis: axis is None,
         )
         state, states = scan(self.algebra, elements, state, starts)
-        return state, jax.vmap(self.decode)(states, xs)
+        return state, self.decode_all(states, xs)

@@ -33,8 +33,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
+from ..core.projection import linear
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .products import affine
+
+EPS = 1e-5  # of the norm
 
 
 class FFM(AbstractLinearMemory):
@@ -49,7 +52,6 @@ class FFM(AbstractLinearMemory):
     mix: eqx.nn.Linear
     out_gate: eqx.nn.Linear
     skip: eqx.nn.Linear
-    norm: eqx.nn.LayerNorm
     out_size: int = eqx.field(static=True)
 
     def __init__(self, in_size: int, out_size: int, traces: int, contexts: int, *, key: PRNGKeyArray):
@@ -61,7 +63,6 @@ class FFM(AbstractLinearMemory):
         self.mix = eqx.nn.Linear(2 * traces * contexts, out_size, key=keys[2])
         self.out_gate = eqx.nn.Linear(in_size, out_size, key=keys[3])
         self.skip = eqx.nn.Linear(in_size, out_size, key=keys[4])
-        self.norm = eqx.nn.LayerNorm(out_size, use_weight=False, use_bias=False)
         self.out_size = out_size
 
     def init(self):
@@ -81,9 +82,12 @@ class FFM(AbstractLinearMemory):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
-        z = affine(self.mix, jnp.concatenate([h.real, h.imag]))
-        gate = jax.nn.sigmoid(affine(self.out_gate, x))
-        return self.norm(z) * gate + affine(self.skip, x) * (1 - gate)
+        z = linear(self.mix, jnp.concatenate([h.real, h.imag], axis=-1))
+        gate = jax.nn.sigmoid(linear(self.out_gate, x))
+        return jax.nn.standardize(z, epsilon=EPS) * gate + linear(self.skip, x) * (1 - gate)
+
+    def decode_all(self, states, xs):
+        return self.decode(states, xs)
 
     @classmethod
     def example(cls, key, steps):
@@ -103,7 +107,7 @@ class FFM(AbstractLinearMemory):
             v = l_1(x) * sigmoid(l_2(x))
             S = gamma * S + np.outer(v, np.ones(len(self.frequency)))
             z = l_3(np.concatenate([S.real.ravel(), S.imag.ravel()]))
-            normed = (z - z.mean()) / np.sqrt(z.var() + self.norm.eps)
+            normed = (z - z.mean()) / np.sqrt(z.var() + EPS)
             g = sigmoid(l_4(x))
             out.append(normed * g + l_5(x) * (1 - g))
         return np.stack(out)
