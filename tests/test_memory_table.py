@@ -1,5 +1,9 @@
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from linmem.measures.operations import multiplications
 from linmem.memories import LRU, MEMORIES, learned_layers
 from linmem.reports.memory_table import equation, layer_of, markdown
 
@@ -13,9 +17,21 @@ def test_the_page_of_all_memories_is_what_the_command_prints():
 
 
 def test_a_row_shows_the_equation_that_makes_a_state_from_the_last_one():
-    lru = layer_of(MEMORIES["lru"])
+    lru, _ = layer_of(MEMORIES["lru"])
     assert isinstance(lru, LRU)
     assert equation(lru).startswith("h_k = lambda * h_{k-1} + gamma * (B u_k)")
+
+
+def test_the_multiplications_of_a_step_are_counted_without_those_of_weights_alone():
+    gru, x = layer_of(MEMORIES["gru"])
+    step = lambda state, x: gru.step(state, x, jnp.asarray(False))  # noqa: E731
+    n = 64
+    assert multiplications(step, gru.init(), x) == 2 * 3 * n * n + 3 * n
+    weights = jnp.ones((3, 5))
+    h = jnp.ones(5, jnp.complex64)
+    assert multiplications(lambda h: (weights * weights) @ h.real, h) == 15
+    assert multiplications(lambda h: h * h, h) == 20
+    assert multiplications(lambda h: jax.lax.scan(lambda h, _: (h * h, None), h, length=7)[0], h) == 140
 
 
 def test_learned_layers_are_those_whose_maker_carries_one():

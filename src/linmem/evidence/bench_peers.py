@@ -4,7 +4,6 @@ The same world, sizes and settings (see ``training_peers.py``), each in a proces
 another. The rate is that of the median update, the return that of the last fifth of the updates.
 """
 
-import math
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from ..agents import ppo
 from ..agents.rollout import collect
+from ..measures.operations import multiplications
 from ..measures.statistics import Interval, bootstrap_mean
 from ..memories import MEMORIES
 from ..reports.tables import Table
@@ -76,7 +76,7 @@ def main(
     remarks += [
         f"one update with gru on {world}: {spent['update']:.3f} s; acting {spent['acting']:.3f} s, of which "
         f"the worlds {spent['worlds']:.3f} s and their random numbers {spent['random']:.3f} s; learning "
-        f"{spent['learning']:.3f} s, of which matrix products take at least {spent['products']:.3f} s "
+        f"{spent['learning']:.3f} s. Multiplications and additions take at least {spent['products']:.3f} s "
         f"({spent['operations'] / 1e9:.1f} GFLOP at the measured {peak / 1e9:.0f} GFLOP/s)",
         f"popjaxrl's published setting (s5, width 256, repeat_previous): {rate:,.0f} steps/s, "
         f"compiled in {published['compile_seconds']:.0f} s; popjaxrl itself made about {POPJAXRL_RATE:,} "
@@ -152,28 +152,9 @@ def breakdown(world: str, memory: str, sizes: Sizes, peak: float, repeats: int =
         },
         repeats,
     )
-    operations = _products(jax.make_jaxpr(whole)(state).jaxpr)
+    operations = 2 * multiplications(whole, state)
     learning = seconds["update"] - seconds["acting"]
     return seconds | {"learning": learning, "operations": operations, "products": operations / peak}
-
-
-def _products(jaxpr) -> float:
-    """Operations of all matrix products of a traced computation, loops counted as often as they run."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            deep = math.prod(left[axis] for axis in contracted)
-            total += 2.0 * deep * math.prod(equation.outvars[0].aval.shape)
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
-        total += times * sum(_products(getattr(x, "jaxpr", x)) for x in inner if _is_jaxpr(x))
-    return total
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
 
 
 def _targets(rows: dict[str, dict[str, Any]], spent: dict[str, float]) -> list[Target]:

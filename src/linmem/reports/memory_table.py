@@ -3,16 +3,21 @@
 
 import inspect
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from linmem.core.registry import Entry
+from linmem.core.types import Inputs
+from linmem.measures.operations import multiplications
 from linmem.memories import MEMORIES
 from linmem.memories.base import AbstractLinearMemory, AbstractMemory
 from linmem.memories.matrix_memory import AbstractMatrixMemory
 from linmem.memories.stack import Encoded, Learned
 from linmem.worlds import WORLDS
+from linmem.worlds.spaces import zeros
 
 WIDTH = 64
 WORLD = "ringworld"
@@ -20,8 +25,9 @@ HEAD = f"""# All memories
 
 Made by `linmem list --markdown`. Learned layers are counted at width n = {WIDTH}, without encoder and
 residual block; filters of a known model on `{WORLD}`. *State* is the real numbers carried from step to step
-(a complex one is two), *parameters* the real numbers that training may change. A step costs at least one
-multiply-add for each, whatever came before. *Learns by* is what T steps of training cost:
+(a complex one is two), *parameters* the real numbers that training may change, *step* the multiplications
+that a step to act makes, whatever came before (filters of logits add where others multiply). *Learns by* is
+what T steps of training cost:
 
 - scan: the recurrence step by step, as wide as the batch; all states are kept, O(T state).
 - pieces: the same in pieces of sqrt(T) steps; only the states between pieces are kept, and a piece is run
@@ -31,8 +37,8 @@ multiply-add for each, whatever came before. *Learns by* is what T steps of trai
   convolution*: its `convolve` does that for a whole sequence without starts inside.
 - own: the layer's own loop or mixture of these; its file says how.
 
-| memory | equation | state | parameters | learns by | source |
-|---|---|---|---|---|---|
+| memory | equation | state | parameters | step | learns by | source |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -41,12 +47,15 @@ def markdown() -> str:
     return HEAD + "".join(_row(entry) for entry in MEMORIES)
 
 
-def layer_of(entry: Entry) -> AbstractMemory:
-    """The memory itself, without what stands around it."""
+def layer_of(entry: Entry) -> tuple[AbstractMemory, Any]:
+    """(the memory itself, without what stands around it; one of its inputs, or its form)."""
     if isinstance(entry.make, Learned):
-        return entry.make.layer(WIDTH, jax.random.key(0))
-    made = entry.make(WORLDS[WORLD].make(), WIDTH, jax.random.key(0))
-    return made.memory if isinstance(made, Encoded) else made
+        return entry.make.layer(WIDTH, jax.random.key(0)), jax.ShapeDtypeStruct((WIDTH,), jnp.float32)
+    world = WORLDS[WORLD].make()
+    made = entry.make(world, WIDTH, jax.random.key(0))
+    if isinstance(made, Encoded):
+        return made.memory, jax.ShapeDtypeStruct((made.features.size,), jnp.float32)
+    return made, Inputs(zeros(world.observation_space), zeros(world.action_space), jnp.zeros(()))
 
 
 def equation(memory: AbstractMemory) -> str:
@@ -76,12 +85,14 @@ def form(memory: AbstractMemory) -> str:
 
 
 def _row(entry: Entry) -> str:
-    memory = layer_of(entry)
-    state, parameters = _reals(jax.eval_shape(memory.init)), _reals(eqx.filter(memory, eqx.is_inexact_array))
+    memory, x = layer_of(entry)
+    state = jax.eval_shape(memory.init)
+    step = multiplications(lambda state, x: memory.step(state, x, jnp.asarray(False)), state, x)
+    parameters = _reals(eqx.filter(memory, eqx.is_inexact_array))
     shown = equation(memory).replace("|", "\\|")
     return (
-        f"| `{entry.name}` | {f'`{shown}`' if shown else '-'} | {state:,} | {parameters:,} | {form(memory)} "
-        f"| {entry.source} |\n"
+        f"| `{entry.name}` | {f'`{shown}`' if shown else '-'} | {_reals(state):,} | {parameters:,} "
+        f"| {step:,} | {form(memory)} | {entry.source} |\n"
     )
 
 
