@@ -1,6 +1,7 @@
 """Shared by all tests: the persistent compilation cache, and float64 where an oracle asks for it."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time here goes into compiling what then runs for milliseconds.
@@ -27,13 +28,18 @@ OPTIMISED = {"test_memories.py", "test_core.py", "test_projection.py"}
 """Files whose promises are about the code as users get it."""
 
 
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 20_000
+"""A process may have some 65,000 pieces of memory, and every compiled function takes a few."""
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiler(request):
-    """Optimise or not; and forget in the end: a process may map so much memory only, which is some thousand
-    compiled functions, less than all files have."""
+    """Optimise or not; and forget what was compiled before there is too much of it."""
     jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMISED)
     yield
-    jax.clear_caches()
+    if MAPS.exists() and MAPS.read_text().count("\n") > MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 
+import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -333,7 +334,7 @@ def test_a_numpy_filter_is_the_memory_of_the_same_name(name):
     observations, actions = rng.integers(0, 4, 40), rng.integers(0, 4, 40)
     starts = np.isin(np.arange(40), [0, 1, 17])
     xs = Inputs(jnp.asarray(observations), jnp.asarray(actions), jnp.zeros(40))
-    _, expected = memory.unroll(memory.init(), xs, jnp.asarray(starts))
+    _, expected = eqx.filter_jit(memory.unroll)(memory.init(), xs, jnp.asarray(starts))
     for t in range(40):
         if starts[t]:
             mine.reset()
@@ -345,7 +346,7 @@ def test_a_numpy_filter_is_the_memory_of_the_same_name(name):
 def test_a_numpy_trace_is_the_trace():
     mine, memory = NumpyFilter.trace(3, -1.0, 1.0), Trace(3)
     xs = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
-    _, expected = memory.unroll(memory.init(), jnp.asarray(xs), jnp.arange(20) == 0)
+    _, expected = eqx.filter_jit(memory.unroll)(memory.init(), jnp.asarray(xs), jnp.arange(20) == 0)
     np.testing.assert_allclose([mine(x, None) for x in xs], expected, atol=1e-6)
 
 

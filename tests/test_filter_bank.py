@@ -47,7 +47,7 @@ def test_the_bank_is_the_adaptive_filters_side_by_side(float64):
     model = ring(0.1)
     xs, starts = run_of(model, 60), jnp.arange(60) % 25 == 0
     bank = FilterBank(model, RATES)
-    together = bank.unroll(bank.init(), xs, starts)[1].reshape(60, len(RATES), 5)
+    together = eqx.filter_jit(bank.unroll)(bank.init(), xs, starts)[1].reshape(60, len(RATES), 5)
     for r, rate in enumerate(RATES):
         alone = AdaptiveLinearFilter(model, rate)
         np.testing.assert_allclose(together[:, r], alone.unroll(alone.init(), xs, starts)[1], rtol=1e-12)
@@ -56,7 +56,7 @@ def test_the_bank_is_the_adaptive_filters_side_by_side(float64):
 def test_the_rates_are_weighed_by_the_product_of_their_forecasts(float64):
     model, steps = ring(0.05), 300
     xs, memory = run_of(model, steps), SelfTuningFilter(model, RATES)
-    (_, log_weights), _ = memory.unroll(memory.init(), xs, jnp.zeros(steps, bool))
+    (_, log_weights), _ = eqx.filter_jit(memory.unroll)(memory.init(), xs, jnp.zeros(steps, bool))
     total = np.log(forecasts(model, RATES, xs)).sum(axis=0)
     np.testing.assert_allclose(log_weights, total - total.max(), atol=1e-9)
 
@@ -82,7 +82,9 @@ def test_the_rate_that_it_finds_falls_with_eps():
         model = ring(eps)
         memory = SelfTuningFilter(model)
         xs = run_of(model, 3000, seed=9)
-        found.append(float(memory.delta(memory.unroll(memory.init(), xs, jnp.zeros(3000, bool))[0])))
+        found.append(
+            float(memory.delta(eqx.filter_jit(memory.unroll)(memory.init(), xs, jnp.zeros(3000, bool))[0]))
+        )
     assert found[0] > 1.3 * found[1] > 1.3 * 1.3 * found[2]
 
 

@@ -1,5 +1,6 @@
 """``from_model`` picks the filter that a model's transitions allow: Bayes' where that is promised."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,9 @@ def features(memory, model, steps=60):
         jnp.asarray(rng.integers(4, size=steps)), jnp.asarray(rng.integers(2, size=steps)), jnp.zeros(steps)
     )
     starts = np.arange(steps) % 23 == 0
-    return np.asarray(memory.unroll(memory.init(), xs, jnp.asarray(starts))[1]), bayes(model, xs, starts)
+    return np.asarray(eqx.filter_jit(memory.unroll)(memory.init(), xs, jnp.asarray(starts))[1]), bayes(
+        model, xs, starts
+    )
 
 
 @pytest.mark.parametrize("transition, kind", KINDS)

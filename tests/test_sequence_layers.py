@@ -38,7 +38,7 @@ def test_a_quotient_of_series_times_the_denominator_is_the_numerator(p, q, lengt
 @pytest.mark.parametrize("layer", [RTF, SpaceTime])
 def test_convolution_gives_what_the_recurrence_gives(layer):
     memory, xs = layer.example(KEY, 37)
-    assert memory.convolve(xs) == pytest.approx(memory.reference(xs, begin(37)), abs=2e-5)
+    assert eqx.filter_jit(memory.convolve)(xs) == pytest.approx(memory.reference(xs, begin(37)), abs=2e-5)
 
 
 def test_the_kernel_of_a_transfer_function_is_its_companion_systems_impulse_response(float64):
@@ -52,7 +52,7 @@ def test_the_kernel_of_a_transfer_function_is_its_companion_systems_impulse_resp
             expected[t, channel] = b[channel] @ state
             state = companion @ state
     expected[0] = h_0
-    assert memory.kernel(50) == pytest.approx(expected, abs=1e-6)
+    assert eqx.filter_jit(memory.kernel)(50) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("steps", [5, 16, 45])
@@ -67,7 +67,7 @@ def test_a_filter_sums_over_its_own_episode_whatever_stands_in_others(steps):
             expected[t] += kernel[t - s] @ xs[s]
     poisoned = np.where((np.arange(steps) < first)[:, None], np.nan, xs)
     for inputs, rows in ((xs, slice(None)), (poisoned, slice(first, None))):
-        ys = causal_filter(jnp.asarray(kernel, "f4"), jnp.asarray(inputs, "f4"), jnp.asarray(starts))
+        ys = jax.jit(causal_filter)(jnp.asarray(kernel, "f4"), jnp.asarray(inputs, "f4"), jnp.asarray(starts))
         assert np.asarray(ys)[rows] == pytest.approx(expected[rows], abs=2e-5)
 
 
@@ -88,7 +88,8 @@ def test_spectral_filters_are_the_top_eigenvectors_of_the_moments_of_decays():
 def test_a_spectral_unit_learns_its_mix_and_not_its_filters():
     memory, xs = STU.example(KEY, 20)
     starts = jnp.asarray(begin(20))
-    gradient = eqx.filter_grad(lambda m: jnp.sum(m.unroll(m.init(), xs, starts)[1] ** 2))(memory)
+    loss = lambda m: jnp.sum(m.unroll(m.init(), xs, starts)[1] ** 2)  # noqa: E731
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))(memory)
     assert not np.any(gradient.filters)
     assert np.all(np.asarray(gradient.mix) != 0)
 
@@ -103,8 +104,10 @@ def test_a_companion_state_space_holds_an_autoregression_and_forecasts_it_closed
     expected = list(u)
     for _ in range(720):
         expected.append(weights @ expected[: -order - 1 : -1])
-    state, _ = memory.unroll(memory.init(), jnp.asarray(u)[:, None], jnp.asarray(begin(steps)))
-    ahead, _ = memory.forecast(state, 720)
+    state, _ = eqx.filter_jit(memory.unroll)(
+        memory.init(), jnp.asarray(u)[:, None], jnp.asarray(begin(steps))
+    )
+    ahead, _ = eqx.filter_jit(memory.forecast)(state, 720)
     assert np.asarray(ahead)[:, 0] == pytest.approx(expected[steps:], abs=1e-9)
     assert float(memory.predict_next(jnp.asarray(u)[:, None])[-1, 0]) == pytest.approx(expected[steps])
 
@@ -147,7 +150,7 @@ def test_feedback_sends_errors_back_by_the_fixed_diagonal_and_nothing_else(float
         in_xs.append(in_x)
         g = jnp.where(starts[t], 0.0, feedback * (weights[t] + g))
     expected = (in_memory, g, jnp.stack(in_xs[::-1]))
-    found = jax.grad(loss, (0, 1, 2))(memory, first, xs)
+    found = jax.jit(jax.grad(loss, (0, 1, 2)))(memory, first, xs)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert one == pytest.approx(np.asarray(other), abs=1e-6)
 
@@ -159,9 +162,9 @@ def test_feedback_equal_to_the_true_jacobian_gives_the_exact_gradient():
     def loss(xs, unroll):
         return jnp.sum(unroll(memory.init(), xs) ** 3)
 
-    exact = jax.grad(loss)(xs, lambda h, xs: memory.unroll(h, xs, starts)[1])
-    sent = jax.grad(loss)(xs, lambda h, xs: feedback_states(memory, h, xs, starts, 0.9))
-    truncated = jax.grad(loss)(xs, lambda h, xs: feedback_states(memory, h, xs, starts, 0.0))
+    exact = eqx.filter_jit(jax.grad(loss))(xs, lambda h, xs: memory.unroll(h, xs, starts)[1])
+    sent = eqx.filter_jit(jax.grad(loss))(xs, lambda h, xs: feedback_states(memory, h, xs, starts, 0.9))
+    truncated = eqx.filter_jit(jax.grad(loss))(xs, lambda h, xs: feedback_states(memory, h, xs, starts, 0.0))
     assert sent == pytest.approx(np.asarray(exact), abs=1e-5)
     assert np.abs(truncated - exact).max() > 0.01
 
@@ -171,12 +174,12 @@ def test_an_offset_of_the_state_moves_outputs_for_ever_and_an_initial_state_does
     memory, xs = S5.example(KEY, steps)
     starts = jnp.zeros(steps, bool)
     wrapped = StateOffset(memory)
-    base = wrapped.unroll(wrapped.init(), xs, starts)[1]
+    base = eqx.filter_jit(wrapped.unroll)(wrapped.init(), xs, starts)[1]
     shift = jnp.array([1.0, -2.0, 0.5])
 
     def moved(offset, first):
         tuned = eqx.tree_at(lambda m: m.offset, wrapped, offset)
-        return tuned.unroll(first, xs, starts)[1] - base
+        return eqx.filter_jit(tuned.unroll)(first, xs, starts)[1] - base
 
     def best(parameters):
         """What is left of the shift by the best setting of 4 complex numbers, by least squares."""
@@ -206,14 +209,15 @@ def test_a_latent_model_bounds_by_the_likelihood_less_the_divergence():
     likelihood = stats.norm.logpdf(np.asarray(xs)[:, 0], 0.3, np.exp(0.6))
     q, p = stats.norm(-0.1, np.log1p(np.exp(-0.4))), stats.norm(0.5, np.log1p(np.exp(0.2)))
     divergence = quad(lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z)), -8, 8)[0]
-    assert model.elbo(xs, jnp.asarray(begin(6)), KEY) == pytest.approx(likelihood - divergence, abs=1e-5)
+    bounds = eqx.filter_jit(model.elbo)(xs, jnp.asarray(begin(6)), KEY)
+    assert bounds == pytest.approx(likelihood - divergence, abs=1e-5)
 
 
 def test_a_latent_model_samples_what_its_density_expects():
     """Seen from the networks run over whole series, what was drawn step by step is standard normal noise."""
     steps = 3000
     model = LS4(2, 3, 4, key=KEY)
-    xs, zs = model.sample(steps, jax.random.key(1))
+    xs, zs = eqx.filter_jit(model.sample)(steps, jax.random.key(1))
     starts = jnp.asarray(begin(steps))
 
     def before(values):
@@ -230,5 +234,5 @@ def test_what_a_latent_model_says_of_a_series_does_not_depend_on_the_one_before(
     model = LS4(2, 3, 4, key=KEY)
     xs, starts = jax.random.normal(KEY, (12, 2)), jnp.asarray(np.isin(np.arange(12), [0, 7]))
     poisoned = jnp.where((jnp.arange(12) < 7)[:, None], jnp.nan, xs)
-    clean, dirty = (model.elbo(x, starts, KEY) for x in (xs, poisoned))
+    clean, dirty = (eqx.filter_jit(model.elbo)(x, starts, KEY) for x in (xs, poisoned))
     assert np.array_equal(clean[7:], dirty[7:])

@@ -183,7 +183,7 @@ def test_every_initialisation_and_map_makes_a_diagonal_layer_that_runs():
         options += [{"discretise": rule} for rule in diagonal.DISCRETISE.values()]
         for option in options:
             memory = layer(3, 8, key=KEY, **option)
-            assert np.isfinite(memory.unroll(memory.init(), xs, starts)[1]).all(), option
+            assert np.isfinite(eqx.filter_jit(memory.unroll)(memory.init(), xs, starts)[1]).all(), option
 
 
 # --- two forms of each layer --------------------------------------------------------------------------------
@@ -225,8 +225,8 @@ def test_recurrence_and_convolution_agree(name):
     layer = LAYERS[name]()
     for steps in (1, 37):
         xs = jax.random.normal(KEY, (steps, 3))
-        _, ys = layer.unroll(layer.init(), xs, jnp.arange(steps) == 0)
-        np.testing.assert_allclose(layer.convolve(xs), ys, atol=3e-5)
+        _, ys = eqx.filter_jit(layer.unroll)(layer.init(), xs, jnp.arange(steps) == 0)
+        np.testing.assert_allclose(eqx.filter_jit(layer.convolve)(xs), ys, atol=3e-5)
 
 
 def test_gradients_of_recurrence_and_convolution_agree():
@@ -234,7 +234,7 @@ def test_gradients_of_recurrence_and_convolution_agree():
     xs = jax.random.normal(KEY, (12, 3))
     recurrence = lambda m: jnp.sum(m.unroll(m.init(), xs, jnp.arange(12) == 0)[1] ** 2)  # noqa: E731
     convolution = lambda m: jnp.sum(m.convolve(xs) ** 2)  # noqa: E731
-    gradients = (jax.tree.leaves(jax.grad(loss)(layer)) for loss in (recurrence, convolution))
+    gradients = (jax.tree.leaves(jax.jit(jax.grad(loss))(layer)) for loss in (recurrence, convolution))
     for one, other in zip(*gradients, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4 * max(1, float(jnp.abs(one).max())))
 
@@ -243,7 +243,7 @@ def test_gradients_of_recurrence_and_convolution_agree():
 def test_the_variants_of_a_layer_keep_to_its_recurrence_too(name):
     layer = LAYERS[name]()
     xs = jax.random.normal(KEY, (len(STARTS), 3))
-    _, ys = layer.unroll(layer.init(), xs, jnp.asarray(STARTS))
+    _, ys = eqx.filter_jit(layer.unroll)(layer.init(), xs, jnp.asarray(STARTS))
     np.testing.assert_allclose(ys, layer.reference(xs, STARTS), atol=2e-5)
 
 
@@ -254,7 +254,7 @@ def test_dss_softmax_is_a_row_softmax_over_positions():
         rows = np.exp(np.outer(eigenvalues, np.arange(7)) * np.exp(np.float64(layer.log_step[h])))
         w = np.float64(layer.w[0, h]) + 1j * np.float64(layer.w[1, h])
         expected = ((w / eigenvalues) @ (rows / rows.sum(1, keepdims=True))).real
-        np.testing.assert_allclose(layer.kernel(7)[:, h], expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(eqx.filter_jit(layer.kernel)(7)[:, h], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_s5_with_ptd_keeps_to_the_recurrence():
@@ -274,7 +274,7 @@ def test_half_the_timescale_makes_lssl_see_a_signal_of_twice_the_samples_as_the_
         t = np.arange(5 * rate) / rate
         return jnp.asarray(np.stack([np.sin(t), np.sin(t) ** 2], axis=1), jnp.float32)
 
-    once, twice = layer.convolve(sampled(40)), sampled(80)
+    once, twice = eqx.filter_jit(layer.convolve)(sampled(40)), sampled(80)
     scale = float(jnp.abs(once).max())
     assert float(jnp.abs(once - finer.convolve(twice)[::2]).max()) < 0.05 * scale
-    assert float(jnp.abs(once - layer.convolve(twice)[::2]).max()) > 0.2 * scale
+    assert float(jnp.abs(once - eqx.filter_jit(layer.convolve)(twice)[::2]).max()) > 0.2 * scale
