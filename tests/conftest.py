@@ -16,17 +16,15 @@ from linmem.experiments.cache import enable_compilation_cache
 enable_compilation_cache()
 
 
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """One worker runs a file, or all promises of a memory: what it compiled for one test serves the next.
     (Fixtures of a module would otherwise be made once per worker, too.)"""
-    for item in items:
-        cls = getattr(item, "callspec", None) and item.callspec.params.get("cls")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path} {cls.__name__ if cls else ''}"))
+    cls = getattr(item, "callspec", None) and item.callspec.params.get("cls")
+    item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {cls.__name__ if cls else ''}"))
 
 
 OPTIMISED = {"test_memories.py", "test_core.py", "test_projection.py"}
 """Files whose promises are about the code as users get it."""
-
 
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
