@@ -10,8 +10,11 @@ CHECKED := linmem.core,linmem.worlds,linmem.certificates,linmem.memories,linmem.
 demo: $(VENV)/.package
 	$(BIN)/linmem run
 
-test: $(VENV)/.tests lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --jaxtyping-packages=$(CHECKED),beartype.beartype
+# lint needs one core for a while, and the tests two
+test: $(VENV)/.tests
+	@$(MAKE) --no-print-directory lint & lint=$$!; \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --jaxtyping-packages=$(CHECKED),beartype.beartype; \
+	tests=$$?; wait $$lint && exit $$tests
 
 lint: $(VENV)/.tests
 	$(BIN)/ruff check .
@@ -27,9 +30,10 @@ $(VENV)/.package: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.tests: $(VENV)/.package
+$(VENV)/.tests: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	@touch $@
+	@touch $(VENV)/.package $@
 
 clean:
 	rm -rf $(VENV)
