@@ -10,10 +10,10 @@ CHECKED := linmem.core,linmem.worlds,linmem.certificates,linmem.memories,linmem.
 demo: $(VENV)/.package
 	$(BIN)/linmem run
 
-# lint needs one core for a while, and the tests two
+# lint runs beside the tests; one worker runs a file, so that what was compiled for one test serves the next
 test: $(VENV)/.tests
 	@$(MAKE) --no-print-directory lint & lint=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --jaxtyping-packages=$(CHECKED),beartype.beartype; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --jaxtyping-packages=$(CHECKED),beartype.beartype; \
 	tests=$$?; wait $$lint && exit $$tests
 
 lint: $(VENV)/.tests

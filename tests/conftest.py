@@ -16,25 +16,14 @@ from linmem.experiments.cache import enable_compilation_cache
 enable_compilation_cache()
 
 
-def pytest_itemcollected(item):
-    """One worker runs a file, or all promises of a memory: what it compiled for one test serves the next.
-    (Fixtures of a module would otherwise be made once per worker, too.)"""
-    cls = getattr(item, "callspec", None) and item.callspec.params.get("cls")
-    item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {cls.__name__ if cls else ''}"))
-
-
-OPTIMISED = {"test_core.py", "test_projection.py"}
-"""Files whose promises are about the loops and products as users get them."""
-
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 20_000
 """A process may have some 65,000 pieces of memory, and every compiled function takes a few."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiler(request):
-    """Optimise or not; and forget what was compiled before there is too much of it."""
-    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMISED)
+@pytest.fixture(autouse=True)
+def forget_what_was_compiled():
+    """Before there is too much of it."""
     yield
     if MAPS.exists() and MAPS.read_text().count("\n") > MANY_MAPS:
         jax.clear_caches()
