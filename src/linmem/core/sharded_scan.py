@@ -161,7 +161,7 @@ def _total(algebra: AbstractAlgebra, elements: Element, starts: Array, dtype):
 def _carried(algebra: AbstractAlgebra, total, entering: Array, backwards: bool) -> Array:
     """What arrives at this device, of what enters at the first one (``backwards``: at the last)."""
     totals = jax.lax.all_gather(total, AXIS)
-    devices, here = jax.lax.axis_size(AXIS), jax.lax.axis_index(AXIS)
+    devices, here = len(totals[1]), jax.lax.axis_index(AXIS)
 
     def through(i, h):
         device = devices - 1 - i if backwards else i
