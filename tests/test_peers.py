@@ -12,7 +12,7 @@ from linmem.worlds import WORLDS
 
 def test_a_self_resetting_copy_is_the_world_and_then_the_next_episode():
     """Where an episode ends, observation and state are those of a fresh copy, without a last action."""
-    world = WORLDS["tmaze@length=3"].make()
+    world = WORLDS["memory_chain@length=3"].make()
     copy = _SelfResetting(world)
     key, ended = jax.random.key(0), 0
     _, state = copy.reset(key)

@@ -18,6 +18,8 @@ PyTorch have it.
 Departures: recurrent weights start orthogonal, input weights from LeCun's normal law, biases 0.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,47 +27,59 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.matrices import orthogonal
+from ..core.projection import project
 from .base import AbstractMemory
 
 
-def _gates(leaving, bias_new, entering, h):
-    """h_t from U h_{t-1}, W x_t + b and h_{t-1}."""
-    in_r, in_z, in_n = jnp.split(entering, 3, axis=-1)
-    re_r, re_z, re_n = jnp.split(leaving, 3, axis=-1)
+def _gates(leaving, entering, h, bias_new):
+    """h_t from U h_{t-1}, W x_t + b and h_{t-1}, unit by unit."""
+    (re_r, re_z, re_n), (in_r, in_z, in_n) = leaving, entering
     r, z = jax.nn.sigmoid(in_r + re_r), jax.nn.sigmoid(in_z + re_z)
     return (1 - z) * jnp.tanh(in_n + r * (re_n + bias_new)) + z * h
 
 
+def _thirds(x):
+    """The parts of r, z and n. A loop reads three arrays more than twice as fast as thirds of one."""
+    return tuple(jnp.split(x, 3, axis=-1))
+
+
 @jax.custom_vjp
 def _recur(w_state, bias_new, entering, starts, initial):
-    """All h_t. Its derivative leaves the sum over time of the gradient in U to one product after the loop,
-    where differentiating the loop itself would add a matrix at every step."""
-    return _run(jnp.zeros_like(entering), w_state, bias_new, entering, starts, initial)
+    """All h_t. Its derivative keeps the states alone and computes the gates of all steps again at once, so
+    that its loop holds one product and no gate."""
 
-
-def _run(nudge, w_state, bias_new, entering, starts, initial):
     def body(h, step):
-        entering, start, nudge = step
+        entering, start = step
         h = jnp.where(start, 0.0, h)
-        h = _gates(w_state @ h + nudge, bias_new, entering, h)
+        h = _gates(_thirds(w_state @ h), entering, h, bias_new)
         return h, h
 
-    return jax.lax.scan(body, initial, (entering, starts, nudge))[1]
+    return jax.lax.scan(body, initial, (entering, starts))[1]
 
 
 def _recur_fwd(w_state, bias_new, entering, starts, initial):
-    def run(nudge, bias_new, entering, initial):
-        return _run(nudge, w_state, bias_new, entering, starts, initial)
-
-    states, pull = jax.vjp(run, jnp.zeros_like(entering), bias_new, entering, initial)
-    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
-    return states, (pull, previous)
+    states = _recur(w_state, bias_new, entering, starts, initial)
+    return states, (w_state, bias_new, entering, starts, initial, states)
 
 
 def _recur_bwd(kept, cotangent):
-    pull, previous = kept
-    leaving, bias_new, entering, initial = pull(cotangent)
-    return leaving.T @ previous, bias_new, entering, None, initial
+    w_state, bias_new, entering, starts, initial, states = kept
+    previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
+    _, pull = jax.vjp(partial(_gates, bias_new=bias_new), _thirds(previous @ w_state.T), entering, previous)
+    # unit by unit, so ones pull back to the derivative of every unit in what made it
+    by_leaving, by_entering, by_previous = pull(jnp.ones_like(states))
+
+    def body(later, step):
+        cotangent, start, by_leaving, by_previous = step
+        g = cotangent + later
+        earlier = by_previous * g + jnp.concatenate([by * g for by in by_leaving]) @ w_state
+        return jnp.where(start, 0.0, earlier), g
+
+    steps = (cotangent, starts, by_leaving, by_previous)
+    to_initial, g = jax.lax.scan(body, jnp.zeros_like(initial), steps, reverse=True)
+    to_leaving, to_entering = (tuple(by * g for by in thirds) for thirds in (by_leaving, by_entering))
+    to_w_state = jnp.concatenate([previous.T @ to for to in to_leaving], axis=1).T
+    return to_w_state, to_leaving[2].sum(0), to_entering, None, to_initial
 
 
 _recur.defvjp(_recur_fwd, _recur_bwd)
@@ -91,19 +105,17 @@ class GRU(AbstractMemory):
         return jnp.zeros(self.out_size)
 
     def step(self, state, x, start):
-        h = self._advance(state, self.w_in @ x + self.bias, start)
+        h = jnp.where(start, 0.0, state)
+        h = _gates(_thirds(self.w_state @ h), _thirds(self.w_in @ x + self.bias), h, self.bias_new)
         return h, h
 
     def unroll(self, state, xs, starts):
-        entering = (
-            xs @ self.w_in.T + self.bias
-        )  # one product for all steps; only the recurrent one is sequential
+        # products for all steps; only the recurrent one is sequential
+        entering = tuple(
+            project(xs, w.T) + b for w, b in zip(jnp.split(self.w_in, 3), _thirds(self.bias), strict=True)
+        )
         states = _recur(self.w_state, self.bias_new, entering, starts, state)
         return states[-1], states
-
-    def _advance(self, h, entering, start):
-        h = jnp.where(start, 0.0, h)
-        return _gates(self.w_state @ h, self.bias_new, entering, h)
 
     @classmethod
     def example(cls, key, steps):
