@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var
 
@@ -34,7 +35,7 @@ def _of_equation(equation, flags: list[bool]) -> int:
     if not any(flags):
         return 0
     out = equation.outvars[0].aval
-    each = 4 if np.issubdtype(out.dtype, np.complexfloating) else 1
+    each = 4 if jnp.issubdtype(out.dtype, jnp.complexfloating) else 1
     if name == "mul":
         return each * out.size
     if name == "dot_general":

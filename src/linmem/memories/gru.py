@@ -51,9 +51,10 @@ def _recur(w_state, bias_new, entering, starts, initial):
     def body(h, step):
         entering, start = step
         h = jnp.where(start, 0.0, h)
-        h = _gates(_thirds(w_state @ h), entering, h, bias_new)
+        h = _gates(_thirds(to_gates @ h), entering, h, bias_new)
         return h, h
 
+    to_gates = jnp.concatenate(w_state)
     return jax.lax.scan(body, initial, (entering, starts))[1]
 
 
@@ -65,20 +66,22 @@ def _recur_fwd(w_state, bias_new, entering, starts, initial):
 def _recur_bwd(kept, cotangent):
     w_state, bias_new, entering, starts, initial, states = kept
     previous = jnp.where(starts[:, None], 0.0, jnp.concatenate([initial[None], states[:-1]]))
-    _, pull = jax.vjp(partial(_gates, bias_new=bias_new), _thirds(previous @ w_state.T), entering, previous)
+    to_gates = jnp.concatenate(w_state)
+    gates = partial(_gates, bias_new=bias_new)
+    _, pull = jax.vjp(gates, _thirds(previous @ to_gates.T), entering, previous)
     # unit by unit, so ones pull back to the derivative of every unit in what made it
     by_leaving, by_entering, by_previous = pull(jnp.ones_like(states))
 
     def body(later, step):
         cotangent, start, by_leaving, by_previous = step
         g = cotangent + later
-        earlier = by_previous * g + jnp.concatenate([by * g for by in by_leaving]) @ w_state
+        earlier = by_previous * g + jnp.concatenate([by * g for by in by_leaving]) @ to_gates
         return jnp.where(start, 0.0, earlier), g
 
     steps = (cotangent, starts, by_leaving, by_previous)
     to_initial, g = jax.lax.scan(body, jnp.zeros_like(initial), steps, reverse=True)
     to_leaving, to_entering = (tuple(by * g for by in thirds) for thirds in (by_leaving, by_entering))
-    to_w_state = jnp.concatenate([previous.T @ to for to in to_leaving], axis=1).T
+    to_w_state = tuple(to.T @ previous for to in to_leaving)
     return to_w_state, to_leaving[2].sum(0), to_entering, None, to_initial
 
 
@@ -114,7 +117,7 @@ class GRU(AbstractMemory):
         entering = tuple(
             project(xs, w.T) + b for w, b in zip(jnp.split(self.w_in, 3), _thirds(self.bias), strict=True)
         )
-        states = _recur(self.w_state, self.bias_new, entering, starts, state)
+        states = _recur(tuple(jnp.split(self.w_state, 3)), self.bias_new, entering, starts, state)
         return states[-1], states
 
     @classmethod
