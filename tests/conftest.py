@@ -29,6 +29,14 @@ def forget_what_was_compiled():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def optimised():
+    """LLVM's optimisation, for a module whose simulations run longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture
 def float64():
     """64-bit arithmetic inside one test."""

@@ -422,6 +422,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
                 "digits": "digits",
                 "forecasting": "forecasting",
                 "memory-gap": "memory_gap",
+                "popgym": "popgym",
             },
         ),
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linmem.worlds import WORLDS, balance, cards
+from linmem.worlds import WORLDS, balance, boards, cards
 from linmem.worlds.chains import PAID_AFTER, DiscountingChain, MemoryChain
 from linmem.worlds.labyrinth import MOVES, Labyrinth, hunt_and_kill, turns
 from linmem.worlds.latent_mdp import HIT, LatentMDP, reactive_value
@@ -26,7 +26,10 @@ def returns(world, policy, memory=(), copies=512, steps=None):
             state, seen, memory, alive = carry
             act, move = jax.random.split(key)
             memory, action = policy(memory, seen, act)
-            state, outcome = world.step(move, state, jnp.asarray(action, jnp.int32))
+            action = jnp.asarray(action)
+            if action.ndim == 0:  # a choice, not a torque
+                action = action.astype(jnp.int32)
+            state, outcome = world.step(move, state, action)
             reward = jnp.where(alive, outcome.reward, 0)
             alive &= ~(outcome.terminated | outcome.truncated)
             return (state, outcome.observation, memory, alive), reward
@@ -114,6 +117,46 @@ def test_of_three_cards_the_attainable_score_of_higher_lower_is_that_of_all_orde
     assert gain == pytest.approx(total / 4)
 
 
+@pytest.mark.parametrize("world", [cards.Concentration(1, "colors"), cards.Concentration(1, "ranks")])
+def test_who_turns_any_hidden_card_earns_concentration_s_memoryless_score(world):
+    def anything(memory, seen, key):
+        return memory, jax.random.categorical(key, jnp.where(seen == world.kinds, 0.0, -jnp.inf))
+
+    agrees(returns(world, anything, copies=4096), world.card().memoryless)
+
+
+# Boards
+
+
+def test_who_shoots_at_random_earns_battleship_s_memoryless_score():
+    world = boards.Battleship(5, (2, 3))
+    anywhere = lambda memory, seen, key: (memory, jax.random.randint(key, (), 0, 25))  # noqa: E731
+    agrees(returns(world, anywhere, copies=8192), world.card().memoryless)
+
+
+@pytest.mark.parametrize("among", [3, 15, 16])
+def test_who_asks_for_any_of_some_tiles_earns_what_minesweeper_says_of_chance(among):
+    world = boards.minesweeper()
+    some = lambda memory, seen, key: (memory, jax.random.randint(key, (), 0, among))  # noqa: E731
+    agrees(returns(world, some, copies=16384), world.by_chance(among))
+    assert world.card().memoryless >= world.by_chance(among)
+
+
+@pytest.mark.parametrize("world", [boards.battleship(), boards.minesweeper()])
+def test_who_knows_the_board_earns_all_of_it(world):
+    state, _ = world.init(jax.random.key(3))
+    tiles = np.flatnonzero(state.ship if isinstance(world, boards.Battleship) else ~state.mine)
+    total, over = 0.0, False
+    for tile in tiles:
+        assert not over
+        state, outcome = world.step(jax.random.key(0), state, jnp.int32(tile))
+        total, over = total + float(outcome.reward), bool(outcome.terminated)
+    assert over and total == pytest.approx(world.card().attainable)
+
+
+# Balance
+
+
 @pytest.mark.parametrize(
     "world, k",
     [
@@ -127,6 +170,33 @@ def test_a_rule_on_what_is_seen_balances_as_long_as_the_card_says(world, k):
     push = fixed(lambda seen: seen[1] + k * seen[0] > 0)
     earned = returns(world, push, copies=1024, steps=world.card().steps)
     assert earned.mean() == pytest.approx(world.card().memoryless, rel=0.08)
+
+
+@pytest.mark.parametrize("world", [balance.position_pendulum("hard"), balance.noisy_pendulum("medium")])
+def test_a_torque_against_the_sine_swings_as_well_as_the_card_says(world):
+    against = fixed(lambda seen: jnp.clip(-20 * seen[1:], -2, 2))
+    earned = returns(world, against, copies=2048, steps=world.card().steps)
+    assert earned.mean() == pytest.approx(world.card().memoryless, abs=4 * earned.std() / 2048**0.5 + 0.005)
+
+
+def test_who_sees_the_velocity_comes_near_what_the_pendulum_s_card_says_can_be_attained():
+    """Pump energy until it is that of standing, then balance; not the best policy."""
+    world, earned = balance.position_pendulum(), []
+
+    def play(key):
+        def step(state, _):
+            angle, spin = (state.angle + np.pi) % (2 * np.pi) - np.pi, state.spin
+            energy = spin**2 / 2 + 15 * (jnp.cos(angle) - 1)
+            pump = jnp.where(energy < 0, 2.0, -2.0) * jnp.where(spin >= 0, 1.0, -1.0)
+            hold = -10 * angle - 2 * spin
+            torque = jnp.where((abs(angle) < 0.4) & (abs(spin) < 2), hold, pump)
+            state, outcome = world.step(key, state, torque[None])
+            return state, outcome.reward
+
+        return jax.lax.scan(step, world.init(key)[0], length=world.steps)[1].sum()
+
+    earned = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), 1024)).mean()
+    assert world.card().attainable - 0.1 < earned < world.card().attainable
 
 
 # T-maze

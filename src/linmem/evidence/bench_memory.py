@@ -125,18 +125,12 @@ def main(
         return read_suite(root, names, chosen.worlds, chosen.memories, chosen.seeds)
 
     console.print(f"{len(jobs)} jobs of {chosen.steps:,} steps in {root}", highlight=False, soft_wrap=True)
-    try:
-        with Folder(root).lock(), _live(jobs, root, console):
-            work(jobs, root, command, workers, ray)
-        interrupted = False
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on from there")
-        interrupted = True
+    finished = train(jobs, root, command, console, workers, ray)
     results = read()
     described = ", ".join(f"{key} {value}" for key, value in machine().items())
     page = write_suite(root / "report.html", f"Memory benchmark: {suite}", results, command, described)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
-    if interrupted:
+    if not finished:
         return 130
     return conclude(
         Evidence(
@@ -148,6 +142,24 @@ def main(
         ),
         json,
     )
+
+
+def train(
+    jobs: Sequence[RunConfig],
+    root: Path,
+    command: str,
+    console: Console,
+    workers: int,
+    ray: str | None = None,
+) -> bool:
+    """Do what of ``jobs`` is not done in ``root``, and show how far it is; False if interrupted."""
+    try:
+        with Folder(root).lock(), _live(jobs, root, console):
+            work(jobs, root, command, workers, ray)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from there")
+        return False
+    return True
 
 
 def _remarks(results: Results) -> list[str]:

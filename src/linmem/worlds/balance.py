@@ -9,9 +9,11 @@
 
 cost = angle^2 + 0.1 velocity^2 + 0.001 torque^2. Hidden: the rest of the four (two) numbers. A cart-pole ends
 when the cart is beyond 2.4 or the pole beyond 12 degrees, and is cut off after T steps; a pendulum is cut off
-after T. Best attainable: 1 in a cart-pole; in a pendulum close to 1, less the way up. Best memoryless: falls
-soon, as positions do not say which way the pole moves. ``card`` gives what the best rule "push right if
-angle + k place > 0" earns (of velocities: spin + k velocity), found on a grid of k; a better one may exist.
+after T. Best attainable: 1 in a cart-pole; in a pendulum 1 less the way up, which ``card`` bounds by what one
+earns who sees its velocity, too (value iteration on a grid of 361 x 321 states and 17 torques, rounded up).
+Best memoryless: falls soon, as positions do not say which way the pole moves. ``card`` gives what the best
+rule "push right if angle + k place > 0" earns (of velocities: spin + k velocity; of a pendulum: torque = k
+sine), found on a grid of k; a better one may exist.
 
 Source: S. Morad et al., "POPGym", 2023, arXiv:2303.01859, and the package `popgym`; dynamics: A. Barto,
 R. Sutton, C. Anderson, 1983, and Gymnasium's CartPole-v1 and Pendulum-v1, Euler steps of 0.02 s and 0.05 s.
@@ -41,6 +43,11 @@ REACTIVE_NOISY = {0.1: 0.25, 0.2: 0.21, 0.3: 0.172}
 """The reward by sigma, k = -0.2; 0 for 0.1."""
 REACTIVE_VELOCITIES = {200: 1.0, 400: 0.994, 600: 0.786}
 """The reward by T, k = 0.2: velocities are nearly enough."""
+
+REACTIVE_SWING = {0.0: 0.355, 0.1: 0.332, 0.2: 0.322, 0.3: 0.317}
+"""The reward by sigma, k = -20, whatever T."""
+SEEN_SWING = {200: 0.92, 150: 0.89, 100: 0.84}
+"""The reward by T of one who sees the velocity."""
 
 
 class Cart(NamedTuple):
@@ -157,6 +164,12 @@ class Pendulum(AbstractWorld):
         return state, Outcome(
             self._seen(key, state.angle), reward.astype(jnp.float32), jnp.zeros((), bool), over
         )
+
+    def card(self) -> Card | None:
+        attainable, memoryless = SEEN_SWING.get(self.steps), REACTIVE_SWING.get(self.sigma)
+        if attainable is None or memoryless is None:
+            return None
+        return Card(attainable, memoryless, self.steps, exact=False)
 
 
 def position_cartpole(level: str = "easy") -> CartPole:

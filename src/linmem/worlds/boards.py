@@ -6,10 +6,10 @@
 | MineSweeper | mines, tiles seen   | mines on and around the tile | new 1/L, seen before -0.5/(L - 2),   |
 |             |                     |                              | mine -0.5 - 1/L                      |
 
-S tiles have ships, L tiles have no mine. Best attainable: below 1, as chance decides early shots; 1 in
-Battleship for one who knows the ships. Best memoryless: below 0, as tiles are asked for again. Battleship
-ends when all ships are hit, and is cut off after n^2 shots; MineSweeper ends at a mine or when all is seen,
-and is cut off after L steps.
+S tiles have ships, L tiles have no mine. Best attainable: below 1, as chance decides early shots; 1 for one
+who knows the board. Best memoryless: below 0, as tiles are asked for again; ``card`` gives what chance earns
+(in MineSweeper: among the number of tiles where it earns most). Battleship ends when all ships are hit, and
+is cut off after n^2 shots; MineSweeper ends at a mine or when all is seen, and is cut off after L steps.
 
 Tiles are numbered row by row (the package takes pairs). Ships lie as if places were drawn until one is free:
 each free place is equally likely.
@@ -22,9 +22,11 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
+from scipy.stats import hypergeom
 
-from .base import AbstractWorld, Outcome
+from .base import AbstractWorld, Card, Outcome
 from .levels import at_level
 from .spaces import Discrete
 
@@ -69,6 +71,15 @@ class Battleship(AbstractWorld):
         sunk = ~(state.ship & ~state.shot).any()
         reward = jnp.where(hit, 1 / ship_tiles, -1 / (tiles - ship_tiles)).astype(jnp.float32)
         return state, Outcome(hit.astype(jnp.int32), reward, sunk, (state.t >= tiles) & ~sunk)
+
+    def card(self) -> Card:
+        tiles, ship_tiles = self.size**2, sum(self.ships)
+        hit = np.arange(ship_tiles + 1) / tiles  # the chance of a new hit, by ship tiles left
+        gain = hit / ship_tiles - (1 - hit) / (tiles - ship_tiles)
+        value = np.zeros(ship_tiles + 1)
+        for _ in range(tiles):  # shots at random, the last one first
+            value[1:] = (gain + (1 - hit) * value)[1:] + hit[1:] * value[:-1]
+        return Card(1.0, float(value[-1]), tiles, exact=False)
 
 
 def _place(
@@ -146,6 +157,23 @@ class MineSweeper(AbstractWorld):
         over = exploded | (state.mine | state.seen).all()
         outcome = Outcome(count, reward.astype(jnp.float32), over, (state.t == safe) & ~over)
         return state, outcome
+
+    def card(self) -> Card:
+        tiles, safe = self.size**2, self.size**2 - self.mines
+        return Card(1.0, max(self.by_chance(k) for k in range(1, tiles + 1)), safe, exact=False)
+
+    def by_chance(self, among: int) -> float:
+        """Expected return of one who asks for any of ``among`` fixed tiles at every step."""
+        tiles, safe = self.size**2, self.size**2 - self.mines
+        clear = np.arange(among + 1)[:, None]  # of them without a mine
+        seen = np.arange(among + 1)[None]
+        new, again, mine = (np.clip(x / among, 0, 1) for x in (clear - seen, seen, among - clear))
+        gain = new / safe - again * 0.5 / (safe - 2) - mine * (0.5 + 1 / safe)
+        value = np.zeros((among + 1, among + 2))  # by clear, seen
+        for _ in range(safe):
+            value[:, :-1] = gain + again * value[:, :-1] + new * value[:, 1:]
+            value[safe:, safe:] = 0.0  # all is seen
+        return float(hypergeom.pmf(clear[:, 0], tiles, safe, among) @ value[:, 0])
 
 
 def battleship(level: str = "easy") -> Battleship:

@@ -16,10 +16,11 @@
 | Autoencode      | +-1/N while playing                                   | 1, about -1/2: repeat the suit   |
 | CountRecall     | +-1/(N - 1)                                           | 1, below 0: the likeliest count  |
 | HigherLower     | +-1/N, 0 if equal                                     | who counts, 84/169: against 6    |
-| Concentration   | 2/N a pair, else -1/L for each card turned in vain    | limited by chance, below 0       |
+| Concentration   | 2/N a pair, else -1/L for each card turned in vain    | below 1, below 0: turn any       |
 
 ``card`` gives the numbers, which depend on the level. Who counts in HigherLower knows how many cards of each
-rank are left, and says what most of them are.
+rank are left, and says what most of them are. In Concentration one who knows the table earns 1, and
+memoryless is who turns any card that is not shown.
 
 All end when the deck does; Concentration when all is up, and it is cut off after L = ceil(2N - N/(2N - 1)).
 
@@ -31,7 +32,9 @@ Source: S. Morad, R. Kortvelesy, M. Bettini, S. Liwicki, A. Prorok, "POPGym: Ben
 Reinforcement Learning", 2023, arXiv:2303.01859, and the package `popgym`, which defines them.
 """
 
+import functools
 import math
+from collections import Counter
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -372,6 +375,46 @@ class Concentration(AbstractWorld):
             jnp.where(shown, faces, self.kinds), reward, over, (state.t >= self.limit - 1) & ~over
         )
         return Table(left, faces, up, first, state.t + 1), outcome
+
+    def card(self) -> Card:
+        n = CARDS * self.decks
+        earned = _turned_by_chance(
+            self.limit // 2, (n // self.kinds,) * self.kinds, (), 2 / n, 2 / self.limit
+        )
+        return Card(1.0, earned, self.limit, exact=False)
+
+
+@functools.cache
+def _turned_by_chance(turns: int, left: tuple[int, ...], shown: tuple[int, ...], pay: float, fine: float):
+    """Expected return of turning two cards ``turns`` times at random among those not shown.
+
+    left: cards still down of each kind that is, sorted. shown: of the two kinds that were turned in vain just
+    now, and are still shown, the number left."""
+    if not turns or not left:
+        return 0.0
+    hidden = sum(left) - len(shown)
+    kinds = Counter(left)
+    total = 0.0
+    for first, many in kinds.items():
+        in_view = shown.count(first)
+        chance = (many * first - in_view) / hidden
+        total += chance * _after_first(turns, left, kinds, first, pay, fine)
+    return total
+
+
+def _after_first(turns, left, kinds, first, pay, fine):
+    """The same when a card has been turned of whose kind ``first`` cards were left."""
+    others = sum(left) - 1
+    rest = list(left)
+    rest.remove(first)
+    paired = tuple(sorted(rest + [first - 2] * (first > 2)))
+    total = (first - 1) / others * (pay + _turned_by_chance(turns - 1, paired, (), pay, fine))
+    for second, many in kinds.items():
+        many -= second == first  # another kind
+        if many:
+            missed = _turned_by_chance(turns - 1, left, tuple(sorted((first, second))), pay, fine)
+            total += many * second / others * (missed - fine)
+    return total
 
 
 def _kinds(kind: str) -> int:
