@@ -91,7 +91,8 @@ def main(
             _table(results),
             _targets(results),
             [
-                f"best of training over {steps:,} steps, {seeds} seed(s); published: 15,000,000 steps, 3 seeds",
+                f"best of training over {steps:,} steps, {seeds} seed(s); published: 15,000,000 steps, "
+                "3 seeds",
                 *(f"failed: {name}: {why}" for name, why in results.failed.items()),
             ],
         ),

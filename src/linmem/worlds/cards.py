@@ -16,7 +16,8 @@
 | Autoencode      | +-1/N while playing                                   | 1, about -1/2: repeat the suit   |
 | CountRecall     | +-1/(N - 1)                                           | 1, below 0: the likeliest count  |
 | HigherLower     | +-1/N, 0 if equal                                     | who counts, 84/169: against 6    |
-| Concentration   | 2/N a pair, else -1/L for each card turned in vain    | below 1, below 0: turn any       |
+| Concentration   | 2/N a pair, else -1/L for each card turned in vain    | below 1; .45 of colours, -.82 of |
+|                 |                                                       | ranks: turn any                  |
 
 ``card`` gives the numbers, which depend on the level. Who counts in HigherLower knows how many cards of each
 rank are left, and says what most of them are. In Concentration one who knows the table earns 1, and
