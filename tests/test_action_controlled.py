@@ -29,6 +29,9 @@ from linmem.evidence.action_controlled import (
 MAPS = (lambda s: s + 1, lambda s: s - 1, lambda s: -s, lambda s: 3 * s)
 
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
+
 @pytest.fixture(scope="module")
 def points():
     return list(measure(2000, seed=3, inverse_eps=(30.0, 250.0)))

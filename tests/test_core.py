@@ -57,6 +57,15 @@ def matrix(kind, transition, t, b):
     return jax.tree.map(lambda x: x[t, b], transition)
 
 
+@functools.cache
+def literal_case(kind, reading):
+    """(algebra, elements, initial, starts) and the states that the literal recurrence gives of them."""
+    rng = np.random.default_rng(0)
+    algebra, elements, initial = example(kind, reading, rng)
+    starts = random_starts(rng)
+    return (algebra, elements, initial, starts), literal(kind, reading, elements, initial, starts)
+
+
 def literal(kind, reading, elements, initial, starts):
     """h_t = A_t ⊗ h_{t-1} ⊕ b_t, entry by entry in NumPy."""
     plus, times, zero = {
@@ -114,20 +123,14 @@ def stepping(algebra, elements, initial, starts):
 @pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_way_to_scan_gives_the_literal_recurrence_in_float64(float64, kind, reading, method):
-    rng = np.random.default_rng(0)
-    algebra, elements, initial = example(kind, reading, rng)
-    starts = random_starts(rng)
+    (algebra, elements, initial, starts), expected = literal_case(kind, reading)
     last, states = jax.jit(functools.partial(scan, algebra, method=method))(elements, initial, starts)
-    expected = literal(kind, reading, elements, initial, starts)
     np.testing.assert_allclose(states, expected, rtol=1e-10, atol=1e-10)
     np.testing.assert_array_equal(last, states[-1])
 
 
-@pytest.mark.parametrize("vmapped", [False, True], ids=["wide", "vmap"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmapped):
+def differentiable(kind, reading):
+    """(algebra, elements, their floats, initial, loss): loss(run, floats, initial) scans with ``run``."""
     rng = np.random.default_rng(1)
     algebra, elements, initial = example(kind, reading, rng)
     starts = jnp.asarray(random_starts(rng))
@@ -142,6 +145,21 @@ def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmap
         last, states = run(fill(floats), initial, starts)
         return jnp.sum(weights * jnp.tanh(states)) + jnp.sum(jnp.sin(last))
 
+    return algebra, elements, floats, initial, loss
+
+
+@functools.cache
+def derivative_of_the_loop(kind, reading):
+    algebra, _, floats, initial, loss = differentiable(kind, reading)
+    return jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(floats, initial)
+
+
+@pytest.mark.parametrize("vmapped", [False, True], ids=["wide", "vmap"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reading", READINGS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmapped):
+    algebra, elements, floats, initial, loss = differentiable(kind, reading)
     run = functools.partial(scan, algebra, method=method)
     if vmapped:
         axes = jax.tree.map(lambda x: 1 if x.shape[1] == B else None, elements)
@@ -152,9 +170,7 @@ def test_the_derivative_is_that_of_the_loop(float64, kind, reading, method, vmap
             return inner(alone, initial, starts)
 
     got = jax.jit(jax.grad(functools.partial(loss, run), (0, 1)))(floats, initial)
-    expected = jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(
-        floats, initial
-    )
+    expected = derivative_of_the_loop(kind, reading)
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9), got, expected)
 
 

@@ -27,6 +27,9 @@ from linmem.memories import SelfTuningFilter
 E = np.array([[0.9, 0.1], [0.1, 0.9]])
 
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
+
 @pytest.fixture(scope="module")
 def measured():
     return list(measure(4000, seed=3, inverse_eps=(40.0, 200.0)))

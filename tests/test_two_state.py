@@ -94,6 +94,9 @@ def long_run_error(eps, decoder, points=4001):
     return error[points // 2]
 
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
+
 @pytest.fixture(scope="module")
 def points():
     return list(measure(trajectories=20_000, seed=3, inverse_eps=(30.0, 250.0)))
