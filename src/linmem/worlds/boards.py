@@ -170,9 +170,8 @@ class MineSweeper(AbstractWorld):
         new, again, mine = (np.clip(x / among, 0, 1) for x in (clear - seen, seen, among - clear))
         gain = new / safe - again * 0.5 / (safe - 2) - mine * (0.5 + 1 / safe)
         value = np.zeros((among + 1, among + 2))  # by clear, seen
-        for _ in range(safe):
+        for _ in range(safe):  # all is seen after the last step at the earliest
             value[:, :-1] = gain + again * value[:, :-1] + new * value[:, 1:]
-            value[safe:, safe:] = 0.0  # all is seen
         return float(hypergeom.pmf(clear[:, 0], tiles, safe, among) @ value[:, 0])
 
 
