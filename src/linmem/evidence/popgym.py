@@ -81,7 +81,9 @@ def main(
         )
     jobs = Suite(worlds, memories, seeds, steps, memory_size=128).jobs()
     out.mkdir(parents=True, exist_ok=True)
-    if not train(jobs, out, "linmem " + " ".join(sys.argv[1:]), Console(), workers):
+    console = Console()
+    console.print(f"{len(jobs)} jobs of {steps:,} steps in {out}", highlight=False, soft_wrap=True)
+    if not train(jobs, out, "linmem " + " ".join(sys.argv[1:]), console, workers):
         return 130
     results = read_suite(out, [job.folder_name() for job in jobs], worlds, memories, seeds)
     return conclude(
