@@ -42,6 +42,8 @@ def _of_equation(equation, flags: list[bool]) -> int:
         (contracted, _), _ = parameters["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return each * out.size * int(np.prod([left[axis] for axis in contracted], dtype=int))
+    if name == "project":  # core/projection.py
+        return each * out.size * equation.invars[0].aval.shape[-1]
     inner = [x for x in jax.tree.leaves(list(parameters.values()), is_leaf=_is_jaxpr) if _is_jaxpr(x)]
     if not inner:
         return 0

@@ -75,11 +75,11 @@ class DeltaNet(AbstractMatrixMemory):
         heads, dk, dv = self.sizes
         q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, 2 * heads * dk))
         q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, 1, dk))
-        beta = householder_scale(jax.nn.sigmoid(x @ self.w_beta), self.negative_eigenvalues)
+        beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         return DeltaInputs(q, k, v.reshape(heads, 1, dv), beta[:, None], None), None
 
     def decode(self, read, rest):
-        return self.norm(read).ravel() @ self.w_out
+        return project(self.norm(read).ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

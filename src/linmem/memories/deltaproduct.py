@@ -83,11 +83,11 @@ class DeltaProduct(AbstractMatrixMemory):
         n = self.householders
         q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, heads * (1 + n) * dk))
         q, k, v = unit(q.reshape(heads, dk)), unit(k.reshape(heads, n, dk)), v.reshape(heads, n, dv)
-        beta = householder_scale(jax.nn.sigmoid(x @ self.w_beta), self.negative_eigenvalues)
+        beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         return DeltaInputs(q, k, v, beta.reshape(heads, n), None), None
 
     def decode(self, read, rest):
-        return self.norm(read).ravel() @ self.w_out
+        return project(self.norm(read).ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

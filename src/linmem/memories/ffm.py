@@ -35,7 +35,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from ..core.projection import linear
 from .base import ONCE, PER_STEP, AbstractLinearMemory
-from .products import affine
 
 EPS = 1e-5  # of the norm
 
@@ -74,7 +73,7 @@ class FFM(AbstractLinearMemory):
         rate = jax.lax.complex(
             jnp.broadcast_to(-jnp.abs(self.decay)[:, None], shape), jnp.broadcast_to(-self.frequency, shape)
         )
-        entering = affine(self.enter, x) * jax.nn.sigmoid(affine(self.in_gate, x))
+        entering = linear(self.enter, x) * jax.nn.sigmoid(linear(self.in_gate, x))
         entering = jnp.repeat(entering, self.frequency.size)
         return Element(jnp.exp(rate).ravel(), jax.lax.complex(entering, jnp.zeros_like(entering)))
 

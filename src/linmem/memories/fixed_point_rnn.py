@@ -40,6 +40,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import Diagonal, Element
+from ..core.projection import project
 from ..core.scan import scan
 from .base import AbstractMemory
 from .gates import np_sigmoid, np_silu, projection, unit
@@ -82,21 +83,27 @@ class FixedPointRNN(AbstractMemory):
 
     def _enter(self, x):
         """What does not change between iterations: lambda, b * x, directions, strengths, output gate."""
-        gated = jax.nn.silu(x @ self.b) * (x @ self.value)
-        rates = jax.nn.sigmoid(x @ self.rates + self.rate_bias)
-        return rates, gated, x @ self.u, jax.nn.sigmoid(x @ self.alpha + self.alpha_bias), x @ self.c
+        gated = jax.nn.silu(project(x, self.b)) * project(x, self.value)
+        rates = jax.nn.sigmoid(project(x, self.rates) + self.rate_bias)
+        return (
+            rates,
+            gated,
+            project(x, self.u),
+            jax.nn.sigmoid(project(x, self.alpha) + self.alpha_bias),
+            project(x, self.c),
+        )
 
     def _mixed(self, entered, h, before):
         """(1 - lambda) * (Q (b x) + (I - Q) h), with Q from the state ``before``."""
         rates, gated, directions, strengths, _ = entered
-        directions = (directions + before @ self.u_state).reshape(len(strengths), -1)
+        directions = (directions + project(before, self.u_state)).reshape(len(strengths), -1)
         difference = gated - h
         for u, alpha in zip(unit(directions), strengths, strict=True):
             difference -= alpha * u * jnp.dot(u, difference)
         return (1 - rates) * (difference + h)
 
     def _leave(self, entered, h, before):
-        return (jax.nn.silu(entered[-1] + before @ self.c_state) * h) @ self.out
+        return project(jax.nn.silu(entered[-1] + project(before, self.c_state)) * h, self.out)
 
     def step(self, state, x, start):
         past, entered = jnp.where(start, 0.0, state), self._enter(x)

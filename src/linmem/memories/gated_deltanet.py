@@ -96,13 +96,13 @@ class GatedDeltaNet(AbstractMatrixMemory):
         heads, dk, dv = self.sizes
         q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, 2 * heads * dk))
         q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, 1, dk))
-        beta = householder_scale(jax.nn.sigmoid(x @ self.w_beta), self.negative_eigenvalues)
-        log_alpha = -jnp.exp(self.log_rate) * jax.nn.softplus(x @ self.w_alpha + self.b_alpha)
-        gate = (x @ self.w_gate).reshape(heads, dv)
+        beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
+        log_alpha = -jnp.exp(self.log_rate) * jax.nn.softplus(project(x, self.w_alpha) + self.b_alpha)
+        gate = project(x, self.w_gate).reshape(heads, dv)
         return DeltaInputs(q, k, v.reshape(heads, 1, dv), beta[:, None], Decay(log_alpha)), gate
 
     def decode(self, read, rest):
-        return (self.norm(read) * jax.nn.silu(rest)).ravel() @ self.w_out
+        return project((self.norm(read) * jax.nn.silu(rest)).ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.vector_decay import VectorDecay, VectorInputs
+from ..core.projection import project
 from .eigenvalue_range import log_decay
 from .gates import HeadNorm, float64, np_sigmoid, np_silu, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
@@ -81,13 +82,19 @@ class GLA(AbstractMatrixMemory):
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
-        q, k = (x @ self.w_q).reshape(heads, dk) * dk**-0.5, (x @ self.w_k).reshape(heads, dk)
-        v, gate = (x @ self.w_v).reshape(heads, dv), (x @ self.w_gate + self.b_gate).reshape(heads, dv)
-        log = jax.nn.log_sigmoid(x @ self.w_down @ self.w_up + self.b_decay).reshape(heads, dk) / _ROOT
+        q, k = project(x, self.w_q).reshape(heads, dk) * dk**-0.5, project(x, self.w_k).reshape(heads, dk)
+        v, gate = (
+            project(x, self.w_v).reshape(heads, dv),
+            (project(x, self.w_gate) + self.b_gate).reshape(heads, dv),
+        )
+        log = (
+            jax.nn.log_sigmoid(project(project(x, self.w_down), self.w_up) + self.b_decay).reshape(heads, dk)
+            / _ROOT
+        )
         return VectorInputs(q, k, v, log_decay(log, self.negative_eigenvalues)), gate
 
     def decode(self, read, rest):
-        return (jax.nn.silu(rest) * self.norm(read)).ravel() @ self.w_out
+        return project((jax.nn.silu(rest) * self.norm(read)).ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

@@ -89,15 +89,15 @@ class Mamba2(AbstractMatrixMemory):
         heads, n, p = self.sizes
         v, k, q = jnp.split(jax.nn.silu(mixed), (heads * p, heads * p + n))
         v = v.reshape(heads, p)
-        step = jax.nn.softplus(x @ self.w_step + self.b_step)
+        step = jax.nn.softplus(project(x, self.w_step) + self.b_step)
         decays = log_decay(-step * jnp.exp(self.log_rate), self.negative_eigenvalues)
-        gate = (x @ self.w_gate).reshape(heads, p)
+        gate = project(x, self.w_gate).reshape(heads, p)
         return ScalarInputs(q, k, step[:, None] * v, decays), (v, gate)
 
     def decode(self, read, rest):
         v, gate = rest
         y = self.norm(read + self.skip[:, None] * v) * jax.nn.silu(gate)
-        return y.ravel() @ self.w_out
+        return project(y.ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.normalised import Normalised, NormalisedInputs
+from ..core.projection import project
 from .eigenvalue_range import log_decay
 from .gates import HeadNorm, float64, np_sigmoid, np_silu, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
@@ -87,13 +88,18 @@ class MLSTM(AbstractMatrixMemory):
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
         c = jax.nn.silu(mixed)
-        q, k = (c @ self.w_q).reshape(heads, dk), (c @ self.w_k).reshape(heads, dk) * dk**-0.5
-        v, gate = (x @ self.w_v).reshape(heads, dv), (x @ self.w_gate + self.b_gate).reshape(heads, dv)
-        forget = log_decay(jax.nn.log_sigmoid(x @ self.w_forget + self.b_forget), self.negative_eigenvalues)
-        return NormalisedInputs(q, k, v, x @ self.w_input + self.b_input, forget), gate
+        q, k = project(c, self.w_q).reshape(heads, dk), project(c, self.w_k).reshape(heads, dk) * dk**-0.5
+        v, gate = (
+            project(x, self.w_v).reshape(heads, dv),
+            (project(x, self.w_gate) + self.b_gate).reshape(heads, dv),
+        )
+        forget = log_decay(
+            jax.nn.log_sigmoid(project(x, self.w_forget) + self.b_forget), self.negative_eigenvalues
+        )
+        return NormalisedInputs(q, k, v, project(x, self.w_input) + self.b_input, forget), gate
 
     def decode(self, read, rest):
-        return (jax.nn.sigmoid(rest) * self.norm(read)).ravel() @ self.w_out
+        return project((jax.nn.sigmoid(rest) * self.norm(read)).ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

@@ -5,25 +5,20 @@ after another; written as matrix times column it transposes before and after, wh
 the product.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
-
-def affine(layer: eqx.nn.Linear, x: Float[Array, " in"]) -> Float[Array, " out"]:
-    """``layer(x)``."""
-    y = x @ layer.weight.T
-    return y if layer.bias is None else y + layer.bias
+from ..core.projection import project
 
 
 def complex_times(matrix: Float[Array, "2 n in"], x: Float[Array, " in"]) -> Complex[Array, " n"]:
     """(matrix[0] + i matrix[1]) x for a real x."""
-    both = x @ matrix.reshape(-1, matrix.shape[-1]).T
+    both = project(x, matrix.reshape(-1, matrix.shape[-1]).T)
     return jax.lax.complex(*jnp.split(both, 2))
 
 
 def real_of_times(matrix: Float[Array, "2 out n"], h: Complex[Array, " n"]) -> Float[Array, " out"]:
     """Re((matrix[0] + i matrix[1]) h), as one real product."""
     real, imag = matrix
-    return jnp.concatenate([h.real, h.imag]) @ jnp.concatenate([real, -imag], axis=1).T
+    return project(jnp.concatenate([h.real, h.imag]), jnp.concatenate([real, -imag], axis=1).T)

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.chunked.decay import Decay
 from ..core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
+from ..core.projection import project
 from .gates import HeadNorm, float64, np_sigmoid, np_unit, per_head, projection, unit
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
@@ -98,11 +99,16 @@ class RWKV7(AbstractMatrixMemory):
     def encode(self, x, mixed):
         heads, d, _ = self.sizes
         x_r, x_w, x_k, x_v, x_a, x_g = jnp.split(mixed, 6)
-        r, k, v = (row.reshape(heads, d) for row in (x_r @ self.w_r, x_k @ self.w_k, x_v @ self.w_v))
-        slope = (jnp.tanh(x_w @ self.decay.down) @ self.decay.up).reshape(heads, d)
+        r, k, v = (
+            row.reshape(heads, d)
+            for row in (project(x_r, self.w_r), project(x_k, self.w_k), project(x_v, self.w_v))
+        )
+        slope = project(jnp.tanh(project(x_w, self.decay.down)), self.decay.up).reshape(heads, d)
         log_w = -_STEEPEST * jax.nn.sigmoid(self.b_decay + slope)
-        a = jax.nn.sigmoid(self.b_rate + (x_a @ self.rate.down @ self.rate.up).reshape(heads, d))
-        g = (jax.nn.sigmoid(x_g @ self.gate.down) @ self.gate.up).reshape(heads, d)
+        a = jax.nn.sigmoid(
+            self.b_rate + project(project(x_a, self.rate.down), self.rate.up).reshape(heads, d)
+        )
+        g = project(jax.nn.sigmoid(project(x_g, self.gate.down)), self.gate.up).reshape(heads, d)
         kappa = unit(k * self.xi)
         replaced = k * (1 + (a - 1) * self.alpha)
         bonus = jnp.sum(r * self.rho * replaced, axis=-1, keepdims=True) * v
@@ -110,7 +116,7 @@ class RWKV7(AbstractMatrixMemory):
 
     def decode(self, read, rest):
         g, bonus = rest
-        return (g * (self.norm(read) + bonus)).ravel() @ self.w_out
+        return project((g * (self.norm(read) + bonus)).ravel(), self.w_out)
 
     @classmethod
     def example(cls, key, steps):

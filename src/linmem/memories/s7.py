@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
+from ..core.projection import project
 from .base import AbstractLinearMemory
 from .gates import projection
 
@@ -64,8 +65,8 @@ class S7(AbstractLinearMemory):
         return jnp.zeros_like(self.base)
 
     def encode(self, x, start):
-        w = self.base + x @ self.rates
-        entering = jnp.tensordot(x, self.b, 1) @ x + x @ self.drift
+        w = self.base + project(x, self.rates)
+        entering = jnp.tensordot(x, self.b, 1) @ x + project(x, self.drift)
         return Element(1 - 1 / (w**2 + 0.5), entering)
 
     def decode(self, h, x):

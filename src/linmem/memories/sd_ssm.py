@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.checkpointed import checkpointed_scan
+from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
 
@@ -63,7 +64,7 @@ class SDSSM(AbstractMemory):
         return jnp.zeros(self.b.shape[1])
 
     def _enter(self, u):
-        return jax.nn.softmax(u @ self.select + self.bias), u @ self.b
+        return jax.nn.softmax(project(u, self.select) + self.bias), project(u, self.b)
 
     def _advance(self, x, weights, entering, start):
         x = jnp.where(start, 0.0, x)
@@ -72,7 +73,7 @@ class SDSSM(AbstractMemory):
         return mixed @ (x / powers ** (1 / self.exponent)) + entering
 
     def _decode(self, x):
-        return self.norm(x) @ self.out
+        return project(self.norm(x), self.out)
 
     def step(self, state, x, start):
         state = self._advance(state, *self._enter(x), start)

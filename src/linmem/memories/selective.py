@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.checkpointed import checkpointed_scan
+from ..core.projection import project
 from .base import AbstractMemory
 from .gates import np_silu, projection
 from .short_convolution import ShortConvolution, Window
@@ -86,9 +87,9 @@ class AbstractSelective(AbstractMemory):
     def _coefficients(self, convolved):
         """(rate, key, query, u) of one step or of all."""
         u = jax.nn.silu(convolved)
-        selected, rank = u @ self.select, len(self.rate)
+        selected, rank = project(u, self.select), len(self.rate)
         key, query = self.keys_and_queries(selected[..., rank:])
-        return selected[..., :rank] @ self.rate + self.rate_bias, key, query, u
+        return project(selected[..., :rank], self.rate) + self.rate_bias, key, query, u
 
     def _advance(self, h, timed):
         rate, key, query, u, start = timed
@@ -96,7 +97,7 @@ class AbstractSelective(AbstractMemory):
         return h, h @ query
 
     def _leave(self, y, u, gate):
-        return ((y + self.skip * u) * jax.nn.silu(gate)) @ self.out
+        return project((y + self.skip * u) * jax.nn.silu(gate), self.out)
 
     def step(self, state, x, start):
         u, gate = jnp.split(x @ self.enter, 2)

@@ -42,6 +42,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.checkpointed import checkpointed_scan
+from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
 
@@ -74,7 +75,7 @@ class AbstractSLiCE(AbstractMemory):
         return jnp.zeros(len(self.first_bias))
 
     def _enter(self, x):
-        return x @ self.transition, x @ self.first + self.first_bias
+        return project(x, self.transition), project(x, self.first) + self.first_bias
 
     def _advance(self, h, coefficients, first, start):
         moved = jnp.where(start, 0.0, h)
@@ -83,7 +84,7 @@ class AbstractSLiCE(AbstractMemory):
 
     def step(self, state, x, start):
         h = self._advance(state, *self._enter(x), start)
-        return h, h @ self.out
+        return h, project(h, self.out)
 
     def unroll(self, state, xs, starts):
         def body(h, timed):
@@ -91,7 +92,7 @@ class AbstractSLiCE(AbstractMemory):
             return h, h
 
         state, hs = checkpointed_scan(body, state, (*self._enter(xs), starts))
-        return state, hs @ self.out
+        return state, project(hs, self.out)
 
     def reference(self, xs, starts):
         f = lambda a: np.asarray(a, np.float64)  # noqa: E731
