@@ -39,7 +39,7 @@ def test_a_batch_axis_may_stand_anywhere(float64, axis):
 
 
 def test_steps_under_vmap_over_time_and_actors_make_one_product_for_the_weights(float64):
-    """A gradient per step or per sequence would be an array of as many matrices, and g^T x is the slow way."""
+    """A gradient per step or sequence would be an array of as many matrices; g^T x is the slow way."""
     rng = np.random.default_rng(3)
     x, w, g = rng.normal(size=(5, 2, 3)), rng.normal(size=(3, 4)), rng.normal(size=(5, 2, 4))
 

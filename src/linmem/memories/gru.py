@@ -46,7 +46,8 @@ def _thirds(x):
 @jax.custom_vjp
 def _recur(w_state, bias_new, entering, starts, initial):
     """All h_t. Its derivative keeps the states alone and computes the gates of all steps again at once, so
-    that its loop holds one product and no gate."""
+    that its loop holds one product and no gate. w_state: (U_r, U_z, U_n), apart because XLA's CPU compiler
+    adds up the wide gradients of a batch several times slower than three narrow ones."""
 
     def body(h, step):
         entering, start = step
