@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
-from ..core.projection import linear
+from ..core.projection import linear, project
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 
 EPS = 1e-5  # of the norm
@@ -81,7 +81,8 @@ class FFM(AbstractLinearMemory):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
-        z = linear(self.mix, jnp.concatenate([h.real, h.imag], axis=-1))
+        of_real, of_imag = jnp.split(self.mix.weight.T, 2)  # apart: joined rows would be copied
+        z = project(h.real, of_real) + project(h.imag, of_imag) + self.mix.bias
         gate = jax.nn.sigmoid(linear(self.out_gate, x))
         return jax.nn.standardize(z, epsilon=EPS) * gate + linear(self.skip, x) * (1 - gate)
 
