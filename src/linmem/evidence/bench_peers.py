@@ -36,7 +36,7 @@ cannot be installed beside today's JAX, so no command here repeats it."""
 def main(
     world: str = "repeat_previous",
     contenders: tuple[str, ...] = tuple(CONTENDERS),
-    steps: int = 250_000,
+    steps: int = 500_000,
     seeds: int = 2,
     out: Path = Path("runs/bench-peers"),
     json: Path | None = None,
