@@ -60,6 +60,7 @@ def matrix(kind, transition, t, b):
 @functools.cache
 def literal_case(kind, reading):
     """(algebra, elements, initial, starts) and the states that the literal recurrence gives of them."""
+    assert jax.config.jax_enable_x64, "made once for all: ask for float64"
     rng = np.random.default_rng(0)
     algebra, elements, initial = example(kind, reading, rng)
     starts = random_starts(rng)
@@ -150,6 +151,7 @@ def differentiable(kind, reading):
 
 @functools.cache
 def derivative_of_the_loop(kind, reading):
+    assert jax.config.jax_enable_x64, "made once for all: ask for float64"
     algebra, _, floats, initial, loss = differentiable(kind, reading)
     return jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(floats, initial)
 

@@ -68,6 +68,22 @@ def test_seeds_with_weights_of_their_own_do_not_mix(float64):
     np.testing.assert_allclose(of_all, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("of_x, of_w", [("float16", "float32"), ("float32", "complex64")])
+def test_operands_of_two_types_get_derivatives_of_their_own(of_x, of_w):
+    x, w = jnp.ones((2, 3), of_x), jnp.ones((3, 4), of_w)
+    both = lambda x, w: (jnp.sum(project(x, w)) + jnp.sum(x * x)).real  # noqa: E731
+    plain = lambda x, w: (jnp.sum(x @ w) + jnp.sum(x * x)).real  # noqa: E731
+    for got, expected in zip(jax.grad(both, (0, 1))(x, w), jax.grad(plain, (0, 1))(x, w), strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_shapes_that_do_not_fit_are_named_and_no_width_at_all_is_fine():
+    with pytest.raises(TypeError, match=r"\(5, 7\) and \(3, 4\)"):
+        jax.eval_shape(project, jnp.ones((5, 7)), jnp.ones((3, 4)))
+    assert jax.grad(lambda w: jnp.sum(project(jnp.ones((5, 0)), w)))(jnp.ones((0, 4))).shape == (0, 4)
+
+
 def test_a_projection_is_differentiable_forwards_and_twice(float64):
     rng = np.random.default_rng(5)
     x, w, to_x, to_w = (jnp.asarray(rng.normal(size=size)) for size in ((5, 3), (3, 4), (5, 3), (3, 4)))

@@ -161,7 +161,8 @@ def _total(algebra: AbstractAlgebra, elements: Element, starts: Array, dtype):
 def _carried(algebra: AbstractAlgebra, total, entering: Array, backwards: bool) -> Array:
     """What arrives at this device, of what enters at the first one (``backwards``: at the last)."""
     totals = jax.lax.all_gather(total, AXIS)
-    devices, here = len(totals[1]), jax.lax.axis_index(AXIS)
+    _, erases = totals
+    devices, here = len(erases), jax.lax.axis_index(AXIS)
 
     def through(i, h):
         device = devices - 1 - i if backwards else i

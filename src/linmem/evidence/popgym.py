@@ -1,11 +1,12 @@
 """What agents with a GRU, S4D or FFM earn in POPGym's worlds, beside the published values.
 
 The worlds are POPGym's on the easy level, played as the package plays them (`tests/worlds/test_popgym.py`),
-so returns compare. POPGym's score is the best of training: the largest mean return of the episodes that
-ended in one update, averaged over seeds. Settings are this library's for the family
-(``experiments/settings.py``), the same for every memory, with width 128; the published ones are 64
-environments, sequences of 1024 steps, memories of 256 numbers and 15 million steps. With fewer steps (the
-default) a world that is learned slowly falls short for that reason alone.
+so returns compare. POPGym's score is the best of training: the largest mean return of one epoch of its
+training, averaged over seeds; here the largest mean over EPOCH steps, as many as one of its epochs has. Being
+a maximum it may exceed what a policy earns on average: on HigherLower by about 0.02. Settings are this
+library's for the family (``experiments/settings.py``), the same for every memory, with width 128; the
+published ones are 64 environments, sequences of 1024 steps, memories of 256 numbers and 15 million steps.
+With fewer steps (the default) a world that is learned slowly falls short for that reason alone.
 
 Source: S. Morad, R. Kortvelesy, M. Bettini, S. Liwicki, A. Prorok, "POPGym: Benchmarking Partially Observable
 Reinforcement Learning", 2023, arXiv:2303.01859, the table of scores: GRU, and the best of 13 memories.
@@ -43,14 +44,17 @@ PUBLISHED = {
     "repeat_first": Published(1.0, 1.0),
     "repeat_previous": Published(1.0, 1.0),
 }
+EPOCH = 64 * 1024
 NEAR = 0.05
-"""A return so far below the published one counts as equal to it."""
+"""A return so far below the published one counts as equal to it, if it is above what no memory earns."""
 
 
 def best_of_training(job: Job) -> float:
-    """The largest mean return of an update's episodes."""
-    scores = job.curve[1]
-    return float(job.memoryless + (job.attainable - job.memoryless) * np.nanmax(scores))
+    """The largest mean return of the updates of EPOCH steps; nan if no episode ended."""
+    steps, scores = job.curve
+    epochs = (np.asarray(steps) - 1) // EPOCH
+    means = [scores[epochs == epoch].mean() for epoch in np.unique(epochs)]
+    return job.memoryless + (job.attainable - job.memoryless) * float(max(means, default=np.nan))
 
 
 def main(
@@ -91,7 +95,7 @@ def main(
             "popgym",
             [job.row() | {"best_of_training": best_of_training(job)} for job in results.jobs],
             _table(results),
-            _targets(results),
+            _targets(results, len(jobs)),
             [
                 f"best of training over {steps:,} steps, {seeds} seed(s); published: 15,000,000 steps, "
                 "3 seeds",
@@ -115,9 +119,11 @@ def _table(results: Results) -> Table:
     return Table(("world", *results.memories, "published GRU", "published best of 13"), rows)
 
 
-def _targets(results: Results) -> list[Target]:
+def _targets(results: Results, jobs: int) -> list[Target]:
     """The GRU beside the published GRU, the others beside the best published memory."""
-    targets = []
+    done = len(results.jobs)
+    targets = [Target("every job is finished", done == jobs, f"{done} of {jobs}", "all")]
+    floors = {job.world: job.memoryless for job in results.jobs}
     for world in results.worlds:
         for memory in results.memories:
             if earned := _earned(results, world, memory):
@@ -126,9 +132,9 @@ def _targets(results: Results) -> list[Target]:
                 targets.append(
                     Target(
                         f"{memory} on {world}",
-                        mean >= published - NEAR,
+                        mean >= published - NEAR and mean > floors[world],
                         f"{mean:.3f}",
-                        f">= {published:.3f} - {NEAR:g}, published after 15,000,000 steps",
+                        f">= {published:.3f} - {NEAR:g}, and above {floors[world]:.3f} without memory",
                     )
                 )
     return targets

@@ -32,7 +32,7 @@ from .base import AbstractMemory
 
 
 def _sigmoid(x):
-    """In a form that is twice as fast on a CPU, with a derivative made of its value."""
+    """In a form that is twice as fast on a CPU; very small values are right to 3e-8, not to 7 digits."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 

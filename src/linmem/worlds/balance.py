@@ -9,8 +9,8 @@
 
 cost = angle^2 + 0.1 velocity^2 + 0.001 torque^2. Hidden: the rest of the four (two) numbers. A cart-pole ends
 when the cart is beyond 2.4 or the pole beyond 12 degrees, and is cut off after T steps; a pendulum is cut off
-after T. Best attainable: 1 in a cart-pole; in a pendulum 1 less the way up, which ``card`` bounds by what one
-earns who sees its velocity, too (value iteration on a grid of 361 x 321 states and 17 torques, rounded up).
+after T. Best attainable: 1 in a cart-pole; in a pendulum 1 less the way up. ``card`` takes what one earns who
+sees its velocity, too, as value iteration on a grid of 361 x 321 states and 17 torques estimates it.
 Best memoryless: falls soon, as positions do not say which way the pole moves. ``card`` gives what the best
 rule "push right if angle + k place > 0" earns (of velocities: spin + k velocity; of a pendulum: torque = k
 sine), found on a grid of k; a better one may exist.
@@ -47,7 +47,7 @@ REACTIVE_VELOCITIES = {200: 1.0, 400: 0.994, 600: 0.786}
 REACTIVE_SWING = {0.0: 0.355, 0.1: 0.332, 0.2: 0.322, 0.3: 0.317}
 """The reward by sigma, k = -20, whatever T."""
 SEEN_SWING = {200: 0.92, 150: 0.89, 100: 0.84}
-"""The reward by T of one who sees the velocity."""
+"""The reward by T of one who sees the velocity, estimated: .915, .887, .830 rounded up."""
 
 
 class Cart(NamedTuple):

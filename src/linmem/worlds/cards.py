@@ -377,45 +377,48 @@ class Concentration(AbstractWorld):
         )
         return Table(left, faces, up, first, state.t + 1), outcome
 
-    def card(self) -> Card:
+    def card(self) -> Card | None:
         n = CARDS * self.decks
-        earned = _turned_by_chance(
-            self.limit // 2, (n // self.kinds,) * self.kinds, (), 2 / n, 2 / self.limit
-        )
-        return Card(1.0, earned, self.limit, exact=False)
+        earned = _turned_by_chance(n, self.kinds, self.limit)
+        return None if earned is None else Card(1.0, earned, self.limit, exact=False)
+
+
+FEW_STATES = 100_000
 
 
 @functools.cache
-def _turned_by_chance(turns: int, left: tuple[int, ...], shown: tuple[int, ...], pay: float, fine: float):
-    """Expected return of turning two cards ``turns`` times at random among those not shown.
+def _turned_by_chance(n: int, kinds: int, limit: int) -> float | None:
+    """Expected return of turning any two of the cards that are not shown, until ``limit`` cards are turned;
+    None if there are too many ways for the cards to lie to follow them all."""
+    each, turns, pay, fine = n // kinds, limit // 2, 2 / n, 2 / limit
+    if turns * math.comb(kinds + each // 2, kinds) > FEW_STATES:
+        return None
 
-    left: cards still down of each kind that is, sorted. shown: of the two kinds that were turned in vain just
-    now, and are still shown, the number left."""
-    if not turns or not left:
-        return 0.0
-    hidden = sum(left) - len(shown)
-    kinds = Counter(left)
-    total = 0.0
-    for first, many in kinds.items():
-        in_view = shown.count(first)
-        chance = (many * first - in_view) / hidden
-        total += chance * _after_first(turns, left, kinds, first, pay, fine)
-    return total
+    @functools.cache
+    def earned(turns: int, left: tuple[int, ...], shown: tuple[int, ...]) -> float:
+        """left: cards still down of each kind that is, sorted. shown: of the two kinds that were turned in
+        vain just now, and are still shown, the number left."""
+        if not turns or not left:
+            return 0.0
+        total, hidden, sizes = 0.0, sum(left) - len(shown), Counter(left)
+        for first, many in sizes.items():
+            total += (many * first - shown.count(first)) / hidden * after(turns, left, sizes, first)
+        return total
 
+    def after(turns, left, sizes, first):
+        """The same when a card was turned of whose kind ``first`` were left."""
+        others, rest = sum(left) - 1, list(left)
+        rest.remove(first)
+        paired = tuple(sorted(rest + [first - 2] * (first > 2)))
+        total = (first - 1) / others * (pay + earned(turns - 1, paired, ()))
+        for second, many in sizes.items():
+            many -= second == first  # another kind
+            if many:
+                missed = earned(turns - 1, left, tuple(sorted((first, second))))
+                total += many * second / others * (missed - fine)
+        return total
 
-def _after_first(turns, left, kinds, first, pay, fine):
-    """The same when a card has been turned of whose kind ``first`` cards were left."""
-    others = sum(left) - 1
-    rest = list(left)
-    rest.remove(first)
-    paired = tuple(sorted(rest + [first - 2] * (first > 2)))
-    total = (first - 1) / others * (pay + _turned_by_chance(turns - 1, paired, (), pay, fine))
-    for second, many in kinds.items():
-        many -= second == first  # another kind
-        if many:
-            missed = _turned_by_chance(turns - 1, left, tuple(sorted((first, second))), pay, fine)
-            total += many * second / others * (missed - fine)
-    return total
+    return earned(turns, (each,) * kinds, ())
 
 
 def _kinds(kind: str) -> int:
