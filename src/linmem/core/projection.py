@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 _project = Primitive("project")
 
 
-def project(x: Float[Array, "*steps in"], w: Float[Array, "in out"]) -> Float[Array, "*steps out"]:
+def project(x: Inexact[Array, "*steps _"], w: Inexact[Array, "_ out"]) -> Inexact[Array, "*steps out"]:
     """x @ w. Differentiable, in forward mode too.
 
     Raises TypeError where the shapes do not fit."""

@@ -33,9 +33,12 @@ from .sparse import CSR, EXACT, FILE_TOLERANCE, SparsePOMDP, normalised
 MOST_STATES = 1_000_000  # or actions, or observations
 
 _GAP = r"(?:\s++|\#[^\n]*+)"
+# Never given back, or a long file would be read again and again. As atomic groups: Python before 3.11.5
+# (CPython issue 106052) misreads possessive repetitions of groups.
+_GAPS, _SOME = rf"(?>{_GAP}*)", rf"(?>{_GAP}+)"
 _RESERVED = "discount|values|states|actions|observations|uniform|identity|reset|start|include|exclude"
 _WORD = r"[A-Za-z][\w.-]*+"
-_NAME = rf"(?!(?:{_RESERVED})(?![\w.-])){_WORD}(?!{_GAP}*+:)"
+_NAME = rf"(?!(?:{_RESERVED})(?![\w.-])){_WORD}(?!{_GAPS}:)"
 _REFERENCE = rf"(?:\*|\d++(?![\w.-])|{_WORD})"
 _NUMBER = r"[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?(?![\w.+-])"
 
@@ -48,22 +51,22 @@ statement: DISCOUNT NUMBERS                        -> discount
          | START_SET MEMBERS                       -> begin_in
          | TABLE PATH (NUMBERS | UNIFORM | IDENTITY | RESET) -> table
 
-DISCOUNT: /discount{_GAP}*+:/
-VALUES: /values{_GAP}*+:/
-AXIS: /(?:states|actions|observations){_GAP}*+:/
-START: /start{_GAP}*+:/
-START_SET: /start{_GAP}++(?:include|exclude){_GAP}*+:/
-TABLE: /[TOR]{_GAP}*+:/
+DISCOUNT: /discount{_GAPS}:/
+VALUES: /values{_GAPS}:/
+AXIS: /(?:states|actions|observations){_GAPS}:/
+START: /start{_GAPS}:/
+START_SET: /start{_SOME}(?:include|exclude){_GAPS}:/
+TABLE: /[TOR]{_GAPS}:/
 REWARD: /rewards?(?![\w.-])/
 COST: /costs?(?![\w.-])/
 UNIFORM: /uniform(?![\w.-])/
 IDENTITY: /identity(?![\w.-])/
 RESET: /reset(?![\w.-])/
 COUNT: /\d++(?![\w.-])/
-NAMES: /{_NAME}(?:{_GAP}++{_NAME})*+/
-MEMBERS: /(?:\d++(?![\w.-])|{_NAME})(?:{_GAP}++(?:\d++(?![\w.-])|{_NAME}))*+/
-PATH: /{_REFERENCE}(?:{_GAP}*+:{_GAP}*+{_REFERENCE})*+/
-NUMBERS: /{_NUMBER}(?:{_GAP}++{_NUMBER})*+/
+NAMES: /{_NAME}(?>(?:{_SOME}{_NAME})*)/
+MEMBERS: /(?:\d++(?![\w.-])|{_NAME})(?>(?:{_SOME}(?:\d++(?![\w.-])|{_NAME}))*)/
+PATH: /{_REFERENCE}(?>(?:{_GAPS}:{_GAPS}{_REFERENCE})*)/
+NUMBERS: /{_NUMBER}(?>(?:{_SOME}{_NUMBER})*)/
 %ignore /{_GAP}+/
 """
 
