@@ -82,6 +82,7 @@ class FFM(AbstractLinearMemory):
 
     def decode(self, h, x):
         of_real, of_imag = jnp.split(self.mix.weight.T, 2)  # apart: joined rows would be copied
+        assert self.mix.bias is not None
         z = project(h.real, of_real) + project(h.imag, of_imag) + self.mix.bias
         gate = jax.nn.sigmoid(linear(self.out_gate, x))
         return jax.nn.standardize(z, epsilon=EPS) * gate + linear(self.skip, x) * (1 - gate)
