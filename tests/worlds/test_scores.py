@@ -179,6 +179,34 @@ def test_a_torque_against_the_sine_swings_as_well_as_the_card_says(world):
     assert earned.mean() == pytest.approx(world.card().memoryless, abs=4 * earned.std() / 2048**0.5 + 0.005)
 
 
+def test_value_iteration_on_a_grid_estimates_what_the_pendulum_s_card_says_can_be_attained():
+    angles, spins = np.linspace(-np.pi, np.pi, 121), np.linspace(-8, 8, 101)
+    angle, spin = np.meshgrid(angles, spins, indexing="ij")
+    moves = []
+    for torque in np.linspace(-2, 2, 9):
+        after = np.clip(spin + (15 * np.sin(angle) + 3 * torque) * 0.05, -8, 8)
+        at = np.stack(
+            [((angle + after * 0.05 + np.pi) % (2 * np.pi)) / (2 * np.pi) * 120, (after + 8) / 16 * 100]
+        )
+        low = np.minimum(at.astype(int), [[[119]], [[99]]])
+        reward = 1 - (angle**2 + 0.1 * spin**2 + 0.001 * torque**2) / (16.2736044 / 2)
+        moves.append((*low, *(at - low), reward))
+    value, begun = np.zeros_like(angle), abs(spins) <= 1
+    for steps in range(1, 201):
+        value = np.max(
+            [
+                reward
+                + (1 - x) * ((1 - y) * value[i, j] + y * value[i, j + 1])
+                + x * ((1 - y) * value[i + 1, j] + y * value[i + 1, j + 1])
+                for i, j, x, y, reward in moves
+            ],
+            axis=0,
+        )
+        if steps in balance.SEEN_SWING:
+            estimate = value[:-1, begun].mean() / steps
+            assert balance.SEEN_SWING[steps] - 0.02 < estimate < balance.SEEN_SWING[steps]
+
+
 def test_who_sees_the_velocity_comes_near_what_the_pendulum_s_card_says_can_be_attained():
     """Pump energy until it is that of standing, then balance; not the best policy."""
     world, earned = balance.position_pendulum(), []

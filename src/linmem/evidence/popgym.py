@@ -3,7 +3,7 @@
 The worlds are POPGym's on the easy level, played as the package plays them (`tests/worlds/test_popgym.py`),
 so returns compare. POPGym's score is the best of training: the largest mean return of one epoch of its
 training, averaged over seeds; here the largest mean over EPOCH steps, as many as one of its epochs has. Being
-a maximum it may exceed what a policy earns on average: on HigherLower by about 0.02. Settings are this
+a maximum it may exceed what a policy earns on average. Settings are this
 library's for the family (``experiments/settings.py``), the same for every memory, with width 128; the
 published ones are 64 environments, sequences of 1024 steps, memories of 256 numbers and 15 million steps.
 With fewer steps (the default) a world that is learned slowly falls short for that reason alone.

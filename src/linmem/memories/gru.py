@@ -32,7 +32,7 @@ from .base import AbstractMemory
 
 
 def _sigmoid(x):
-    """In a form that is twice as fast on a CPU; very small values are right to 3e-8, not to 7 digits."""
+    """In a form that XLA makes faster on a CPU; very small values are right to 3e-8, not to 7 digits."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 
@@ -44,7 +44,7 @@ def _gates(leaving, entering, h, bias_new):
 
 
 def _thirds(x):
-    """The parts of r, z and n. A loop reads three arrays more than twice as fast as thirds of one."""
+    """The parts of r, z and n. A loop reads three arrays faster than thirds of one."""
     return tuple(jnp.split(x, 3, axis=-1))
 
 
@@ -52,7 +52,7 @@ def _thirds(x):
 def _recur(w_state, bias_new, entering, starts, initial):
     """All h_t. Its derivative keeps the states alone and computes the gates of all steps again at once, so
     that its loop holds one product and no gate. w_state: (U_r, U_z, U_n), apart because XLA's CPU compiler
-    adds up the wide gradients of a batch several times slower than three narrow ones."""
+    adds up the wide gradients of a batch more slowly than three narrow ones."""
 
     def body(h, step):
         entering, start = step

@@ -10,7 +10,8 @@
 cost = angle^2 + 0.1 velocity^2 + 0.001 torque^2. Hidden: the rest of the four (two) numbers. A cart-pole ends
 when the cart is beyond 2.4 or the pole beyond 12 degrees, and is cut off after T steps; a pendulum is cut off
 after T. Best attainable: 1 in a cart-pole; in a pendulum 1 less the way up. ``card`` takes what one earns who
-sees its velocity, too, as value iteration on a grid of 361 x 321 states and 17 torques estimates it.
+sees its velocity, too, as value iteration on a grid of 361 x 321 states and 17 torques estimates it
+(`tests/worlds/test_scores.py` repeats it on a coarser grid).
 Best memoryless: falls soon, as positions do not say which way the pole moves. ``card`` gives what the best
 rule "push right if angle + k place > 0" earns (of velocities: spin + k velocity; of a pendulum: torque = k
 sine), found on a grid of k; a better one may exist.
