@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from linmem.core.checkpointed import checkpointed_scan
+from linmem.core.selective_scan import over_states, selective_scan
 from linmem.memories import (
+    RWKV7,
     S7,
     SDSSM,
     BlockSLiCE,
@@ -60,11 +62,78 @@ def test_checkpointed_scan_keeps_few_of_its_states():
     assert 20 * size <= kept <= 25 * size
 
 
+@pytest.mark.parametrize("of_keys", [False, True])
+def test_selective_scan_is_its_recurrence_with_derivatives(of_keys, float64):
+    """With a decay that closes over weights, as Mamba's, and one made of the keys, as Longhorn's."""
+    T, n, c = 11, 3, 5
+    keys = jax.random.split(KEY, 8)
+    weights, initial = jax.random.normal(keys[0], (n, c)), jax.random.normal(keys[1], (n, c))
+    timed = tuple(jax.random.normal(k, (T, s)) for k, s in zip(keys[2:6], (c, n, n, c), strict=True))
+    starts = jnp.isin(jnp.arange(T), jnp.array([4, 8, 9]))
+    weighted = jax.random.normal(keys[6], (T, c)), jax.random.normal(keys[7], (n, c))
+
+    def decay_of(weights):
+        if of_keys:
+            return lambda delta, key: weights - (key**2)[:, None] @ delta[None]
+        return lambda delta, key: jnp.exp(over_states(delta, n) * weights)
+
+    def literal(weights, initial, timed):
+        h, ys = initial, []
+        for delta, key, query, value, start in zip(*timed, starts, strict=True):
+            a = weights - jnp.outer(key**2, delta) if of_keys else jnp.exp(delta * weights)
+            h = a * jnp.where(start, 0.0, h) + jnp.outer(key, value)
+            ys.append(query @ h)
+        return h, jnp.stack(ys)
+
+    def total(run, arguments):
+        h, ys = run(*arguments)
+        return jnp.sum(weighted[0] * ys) + jnp.sum(weighted[1] * h)
+
+    arguments = (weights, initial, timed)
+    expected = jax.jit(jax.value_and_grad(lambda a: total(literal, a)))(arguments)
+    for chunk in (None, 4):
+
+        def run(weights, initial, timed, chunk=chunk):
+            return selective_scan(decay_of(weights), initial, *timed, starts, chunk)
+
+        got = jax.jit(jax.value_and_grad(lambda a, run=run: total(run, a)))(arguments)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), got, expected)
+
+
+def test_selective_scan_lets_nothing_through_a_start():
+    """Neither values nor derivatives: what stands before the start is not a number."""
+    ones = jnp.ones((6, 2)).at[:3].set(jnp.nan)
+    starts = jnp.arange(6) == 3
+
+    def late(x):
+        _, ys = selective_scan(lambda delta, key: jnp.outer(key, delta), x[:2], x, x, x, x, starts, 2)
+        return jnp.sum(ys[3:])
+
+    value, gradient = jax.jit(jax.value_and_grad(late))(ones)
+    assert jnp.isfinite(value) and jnp.isfinite(gradient[3:]).all()
+
+
+def test_rwkv7_learns_with_seeds_side_by_side():
+    """Weights and sequences of several seeds in one program: XLA's CPU compiler crashed here."""
+    memories = eqx.filter_vmap(lambda key: RWKV7(16, key=key))(jax.random.split(KEY, 2))
+    xs, starts = jax.random.normal(KEY, (2, 8, 16, 16)), jnp.arange(16) == 0
+
+    def loss(memory, xs):
+        return jnp.sum(jax.vmap(lambda x: memory.unroll(memory.init(), x, starts)[1])(xs) ** 2)
+
+    together = eqx.filter_jit(eqx.filter_vmap(eqx.filter_grad(loss)))(memories, xs)
+    alone = eqx.filter_jit(eqx.filter_grad(loss))
+    for seed in range(2):
+        memory = jax.tree.map(lambda leaf, seed=seed: leaf[seed] if eqx.is_array(leaf) else leaf, memories)
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone(memory, xs[seed])), strict=True):
+            np.testing.assert_allclose(a[seed], b, rtol=0, atol=1e-4 * max(1.0, float(jnp.abs(b).max())))
+
+
 def test_negative_eigenvalues_reach_minus_one_and_positive_ones_do_not():
-    h, rate, nothing = jnp.ones((8, 2)), jnp.linspace(-9.0, 9.0, 8), jnp.zeros(8)
+    rate, key = jnp.linspace(-9.0, 9.0, 8), jnp.zeros(2)
     for negative, lowest in ((False, 0.0), (True, -1.0)):
         memory = Mamba(4, 2, 8, negative_eigenvalues=negative, key=KEY)
-        decays = memory.update(h, rate, jnp.zeros(2), nothing)
+        decays = memory.decay()(memory.write_strength(rate, key), key)
         assert lowest <= decays.min() < lowest + 1e-3
         assert 1 - 1e-3 < decays.max() <= 1
 

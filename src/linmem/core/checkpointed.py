@@ -1,9 +1,9 @@
-"""``checkpointed_scan``: a loop over time that keeps its states at chunk boundaries only.
+"""Loops over time that keep their states at chunk boundaries only.
 
 For recurrences whose state is much larger than what is read out of it: T states are never stored. Forward,
 the state is kept every ``chunk`` steps (by default about sqrt T of them, so that as many states are kept
-between chunks as inside one). Backward, each chunk is run again from its first state, and each step inside it
-once more for its own derivative.
+between chunks as inside one). Backward, each chunk is run again from its first state, and in
+``checkpointed_scan`` each step inside it once more for its own derivative.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,27 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 
+def scan_chunks(
+    run_chunk: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, timed: PyTree, chunk: int | None = None
+) -> tuple[PyTree, PyTree]:
+    """`jax.lax.scan` of ``run_chunk`` over ``chunk`` steps of ``timed`` at a time, the last ones maybe fewer:
+    (last carry, outputs of all steps). Its derivative keeps what that of ``run_chunk`` does."""
+    steps = jax.tree.leaves(timed)[0].shape[0]
+    length = chunk or max(1, round(steps**0.5))
+    count, cut = steps // length, steps // length * length
+    chunks = jax.tree.map(lambda x: x[:cut].reshape(count, length, *x.shape[1:]), timed)
+    carry, outputs = jax.lax.scan(run_chunk, carry, chunks)
+    outputs = jax.tree.map(lambda y: y.reshape(cut, *y.shape[2:]), outputs)
+    if cut == steps:
+        return carry, outputs
+    carry, last = run_chunk(carry, jax.tree.map(lambda x: x[cut:], timed))
+    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, last)
+
+
 def checkpointed_scan(
     step: Callable[[Any, Any], tuple[Any, Any]], carry: PyTree, timed: PyTree, chunk: int | None = None
 ) -> tuple[PyTree, PyTree]:
     """`jax.lax.scan` of ``step`` over the leading axis of ``timed``: (last carry, outputs of all steps)."""
-    steps = jax.tree.leaves(timed)[0].shape[0]
-    length = chunk or max(1, round(steps**0.5))
-    count, cut = steps // length, steps // length * length
 
     # `jax.checkpoint` hashes what it is given, and the method of a module has arrays: hence a function
     @partial(jax.checkpoint, prevent_cse=False)
@@ -32,10 +46,4 @@ def checkpointed_scan(
     def run_chunk(carry, timed):
         return jax.lax.scan(run_step, carry, timed)
 
-    chunks = jax.tree.map(lambda x: x[:cut].reshape(count, length, *x.shape[1:]), timed)
-    carry, outputs = jax.lax.scan(run_chunk, carry, chunks)
-    outputs = jax.tree.map(lambda y: y.reshape(cut, *y.shape[2:]), outputs)
-    if cut == steps:
-        return carry, outputs
-    carry, last = jax.lax.scan(run_step, carry, jax.tree.map(lambda x: x[cut:], timed))
-    return carry, jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, last)
+    return scan_chunks(run_chunk, carry, timed, chunk)

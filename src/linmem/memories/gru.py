@@ -57,10 +57,10 @@ def _recur(w_state, bias_new, entering, starts, initial):
     def body(h, step):
         entering, start = step
         h = jnp.where(start, 0.0, h)
-        h = _gates(_thirds(to_gates @ h), entering, h, bias_new)
+        h = _gates(_thirds(h @ to_gates), entering, h, bias_new)
         return h, h
 
-    to_gates = jnp.concatenate(w_state)
+    to_gates = jnp.concatenate(w_state).T
     return jax.lax.scan(body, initial, (entering, starts))[1]
 
 
@@ -120,9 +120,7 @@ class GRU(AbstractMemory):
 
     def unroll(self, state, xs, starts):
         # products for all steps; only the recurrent one is sequential
-        entering = tuple(
-            project(xs, w.T) + b for w, b in zip(jnp.split(self.w_in, 3), _thirds(self.bias), strict=True)
-        )
+        entering = _thirds(project(xs, self.w_in.T) + self.bias)
         states = _recur(tuple(jnp.split(self.w_state, 3)), self.bias_new, entering, starts, state)
         return states[-1], states
 

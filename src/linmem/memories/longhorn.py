@@ -47,10 +47,12 @@ class Longhorn(AbstractSelective):
         channels = channels or 2 * size
         super().__init__(size, state_size, channels, jnp.zeros(channels), key=key)
 
-    def update(self, h, rate, key, u):
+    def write_strength(self, rate, key):
         beta = jax.nn.sigmoid(rate)
-        delta = (beta / (1 + beta * jnp.sum(key * key)))[:, None]
-        return (1 - delta * key**2) * h + delta * u[:, None] * key
+        return beta / (1 + beta * jnp.sum(key * key, axis=-1, keepdims=True))
+
+    def decay(self):
+        return lambda delta, key: 1 - (key**2)[:, None] @ delta[None]
 
     def reference_update(self, h, rate, key, u):
         S = []

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.selective_scan import over_states
 from .eigenvalue_range import decay
 from .selective import AbstractSelective
 
@@ -66,10 +67,14 @@ class Mamba(AbstractSelective):
             return super().keys_and_queries(selected)
         return (jax.nn.softplus(self.key_scale) + _ALIGNED_AT_LEAST) * selected, selected
 
-    def update(self, h, rate, key, u):
-        delta = jax.nn.softplus(rate)
-        a = decay(jnp.exp(-delta[:, None] * jnp.exp(self.log_decay)), self.negative_eigenvalues)
-        return a * h + (delta * u)[:, None] * key
+    def write_strength(self, rate, key):
+        return jax.nn.softplus(rate)
+
+    def decay(self):
+        of_states = -jnp.exp(self.log_decay).T
+        return lambda delta, key: decay(
+            jnp.exp(over_states(delta, len(key)) * of_states), self.negative_eigenvalues
+        )
 
     def reference_update(self, h, rate, key, u):
         Delta, A = np.logaddexp(rate, 0), -np.exp(np.asarray(self.log_decay, np.float64))

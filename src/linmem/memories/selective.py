@@ -3,8 +3,8 @@
     u_t, g_t = W_in x_t                      value and gate, c channels each
     u_t      = silu(conv(u)_t)               short causal convolution
     r_t, k_t, q_t from W_x u_t               rate (through a low rank), key, query
-    H_t      = update(H_{t-1}; r_t, k_t, u_t)      (c, n), see the layer
-    y_t      = W_out ((H_t q_t + d * u_t) * silu(g_t))
+    H_t      = a_t * H_{t-1} + k_t (delta_t * u_t)^T   (n, c); delta_t and a_t: see the layer
+    y_t      = W_out ((H_t^T q_t + d * u_t) * silu(g_t))
 
 | here               | shape              | meaning                                             |
 |--------------------|--------------------|-----------------------------------------------------|
@@ -14,8 +14,7 @@
 | rate, rate_bias    | (rank, c), (c,)    | low rank to rates                                   |
 | skip               | (c,)               | d                                                   |
 
-T states (c, n) would be n times all inputs and outputs together, so the loop reads each out where it makes
-it, and its derivative makes them again from those kept at chunk boundaries (``core/checkpointed.py``).
+The recurrence is ``core/selective_scan.py``.
 """
 
 import abc
@@ -27,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..core.checkpointed import checkpointed_scan
 from ..core.projection import project
+from ..core.selective_scan import Decay, selective_scan, selective_step
 from .base import AbstractMemory
 from .gates import np_silu, projection
 from .short_convolution import ShortConvolution, Window
@@ -36,7 +35,7 @@ from .short_convolution import ShortConvolution, Window
 
 class SelectiveState(NamedTuple):
     window: Window
-    h: Float[Array, "c n"]
+    h: Float[Array, "n c"]
 
 
 class AbstractSelective(AbstractMemory):
@@ -64,37 +63,31 @@ class AbstractSelective(AbstractMemory):
         self.state_size, self.out_size = state_size, size
 
     @abc.abstractmethod
-    def update(
-        self,
-        h: Float[Array, "c n"],
-        rate: Float[Array, " c"],
-        key: Float[Array, " n"],
-        u: Float[Array, " c"],
-    ) -> Float[Array, "c n"]:
-        """H_t from H_{t-1}; ``rate`` is what the low rank gives, before any nonlinearity."""
+    def write_strength(self, rate: Float[Array, "*T c"], key: Float[Array, "*T n"]) -> Float[Array, "*T c"]:
+        """delta_t, of one step or of all; ``rate`` is what the low rank gives, before any nonlinearity."""
+
+    @abc.abstractmethod
+    def decay(self) -> Decay:
+        """a_t from (delta_t, k_t)."""
 
     @abc.abstractmethod
     def reference_update(self, h: np.ndarray, rate: np.ndarray, key: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """The paper's update in float64 NumPy."""
+        """The paper's update in float64 NumPy, of H (c, n)."""
 
     def keys_and_queries(self, selected: Float[Array | np.ndarray, "... selected"]) -> tuple:
         """(k_t, q_t) from their part of W_x u_t."""
         return selected[..., : self.state_size], selected[..., self.state_size :]
 
     def init(self):
-        return SelectiveState(self.convolution.init(), jnp.zeros((len(self.skip), self.state_size)))
+        return SelectiveState(self.convolution.init(), jnp.zeros((self.state_size, len(self.skip))))
 
     def _coefficients(self, convolved):
-        """(rate, key, query, u) of one step or of all."""
+        """(delta, key, query, delta * u, u) of one step or of all."""
         u = jax.nn.silu(convolved)
         selected, rank = project(u, self.select), len(self.rate)
         key, query = self.keys_and_queries(selected[..., rank:])
-        return project(selected[..., :rank], self.rate) + self.rate_bias, key, query, u
-
-    def _advance(self, h, timed):
-        rate, key, query, u, start = timed
-        h = self.update(jnp.where(start, 0.0, h), rate, key, u)
-        return h, h @ query
+        delta = self.write_strength(project(selected[..., :rank], self.rate) + self.rate_bias, key)
+        return delta, key, query, delta * u, u
 
     def _leave(self, y, u, gate):
         return project((y + self.skip * u) * jax.nn.silu(gate), self.out)
@@ -102,16 +95,16 @@ class AbstractSelective(AbstractMemory):
     def step(self, state, x, start):
         u, gate = jnp.split(x @ self.enter, 2)
         window, convolved = self.convolution.step(state.window, u, start)
-        coefficients = self._coefficients(convolved)
-        h, y = self._advance(state.h, (*coefficients, start))
-        return SelectiveState(window, h), self._leave(y, coefficients[-1], gate)
+        delta, key, query, value, u = self._coefficients(convolved)
+        h = selective_step(self.decay(), state.h, delta, key, value, start)
+        return SelectiveState(window, h), self._leave(query @ h, u, gate)
 
     def unroll(self, state, xs, starts):
-        us, gates = jnp.split(xs @ self.enter, 2, axis=-1)
+        us, gates = jnp.split(project(xs, self.enter), 2, axis=-1)
         window, convolved = self.convolution.unroll(state.window, us, starts)
-        coefficients = self._coefficients(convolved)
-        h, ys = checkpointed_scan(self._advance, state.h, (*coefficients, starts))
-        return SelectiveState(window, h), self._leave(ys, coefficients[-1], gates)
+        *coefficients, us = self._coefficients(convolved)
+        h, ys = selective_scan(self.decay(), state.h, *coefficients, starts)
+        return SelectiveState(window, h), self._leave(ys, us, gates)
 
     def reference(self, xs, starts):
         f = lambda a: np.asarray(a, np.float64)  # noqa: E731

@@ -79,7 +79,7 @@ def form(memory: AbstractMemory) -> str:
         way = "scan"
     else:
         source = inspect.getsource(type(memory).unroll)
-        ways = {"checkpointed_scan": "pieces", "causal_filter": "convolution"}
+        ways = {"checkpointed_scan": "pieces", "selective_scan": "pieces", "causal_filter": "convolution"}
         way = next((way for call, way in ways.items() if call in source), "own")
     return way + " or convolution" * hasattr(memory, "convolve")
 

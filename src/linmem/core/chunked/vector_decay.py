@@ -106,18 +106,20 @@ def decayed_products(
     def cut(tree, parts):
         def one(x):
             x = x if len(x) == padded else jnp.pad(x, ((0, padded - size), (0, 0)), mode="edge")
-            return x.reshape(parts, -1, *x.shape[1:])
+            # no axis of one part: where it is one of seven, XLA's CPU compiler (jaxlib 0.10.2) makes of sums
+            # of products a program that crashes
+            return x.reshape(*(parts,) * (parts > 1), -1, *x.shape[1:])
 
         return jax.tree.map(one, tree)
 
     def meet(q, above, k, below):
-        return (q * jnp.exp(above)) @ jnp.swapaxes(k * jnp.exp(below), 1, 2)
+        return (q * jnp.exp(above)) @ (k * jnp.exp(below)).mT
 
     every = (q, at._replace(sign=None), k, cumulated._replace(sign=None), began)
     q_, at_, k_, cumulated_, began_ = cut(every, padded // block)
-    first = jnp.arange(0, padded, block)[:, None]
+    first = cut(jnp.arange(padded), padded // block)[..., :1]
     # the block's first step, or the beginning of an episode that began in the block, where L is 0
-    moment = jax.tree.map(lambda x: jnp.where((began_ < first)[..., None], x[:, :1], 0.0), cumulated_)
+    moment = jax.tree.map(lambda x: jnp.where((began_ < first)[..., None], x[..., :1, :], 0.0), cumulated_)
     products = meet(q_, at_ - moment, k_, moment - cumulated_)
     while block < padded:
         halves = cut(every, padded // block)
@@ -130,4 +132,4 @@ def decayed_products(
         upper = jnp.concatenate([products[0::2], jnp.zeros_like(left)], axis=2)
         products = jnp.concatenate([upper, jnp.concatenate([left, products[1::2]], axis=2)], axis=1)
         block *= 2
-    return products[0, :size, :size]
+    return products.reshape(padded, padded)[:size, :size]
