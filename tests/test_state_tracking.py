@@ -1,6 +1,7 @@
 """The state-tracking command judges its rows as stated, and goes on where it stopped."""
 
 import jax
+import numpy as np
 import pytest
 
 from linmem.evidence import state_tracking
@@ -107,3 +108,15 @@ def test_unknown_rows_are_refused_with_the_known_ones():
 def test_every_layer_fits_the_width_of_the_models(name):
     layer = jax.eval_shape(lambda key: LAYERS[name](state_tracking.WIDTH, key), jax.random.key(0))
     assert layer.out_size == state_tracking.WIDTH
+
+
+def test_lengths_at_which_a_task_asks_for_nothing_do_not_spoil_the_score(monkeypatch):
+    """Arithmetic has no label after an operator."""
+    for name, small in {"WIDTH": 8, "BATCH": 4, "LONG": 258, "TEST_BATCH": 4, "CHUNK": 1}.items():
+        monkeypatch.setattr(state_tracking, name, small)
+    row = Row("modular arithmetic", "SLiCE diagonal", 1, None, steps=1, train=7)
+    record = state_tracking.train_and_test(row, seeds=2, seed=0)
+    for part in ("trained", "to_256", "to_512"):
+        assert len(record[part]) == 2
+        assert np.isfinite(record[part]).all()
+        assert (np.abs(record[part]) <= 1).all()

@@ -262,14 +262,15 @@ def train_and_test(row: Row, seeds: int, seed: int) -> dict:
             break
     right, scored = map(np.asarray, _score(state.model, TaskBatches(task, TEST_BATCH, LONG), test_key))
     chance = 1 / task.n_targets
-    by_length = (right / scored - chance) / (1 - chance)
+    # some tasks ask for nothing at some lengths (arithmetic after an operator)
+    by_length = (np.where(scored > 0, right / np.maximum(scored, 1), np.nan) - chance) / (1 - chance)
     return dataclasses.asdict(row) | {
         "seeds": seeds,
         "steps_used": done,
         "loss": losses.tolist(),
-        "trained": by_length[:, : row.train].mean(axis=1).tolist(),
-        "to_256": by_length[:, row.train : 256].mean(axis=1).tolist(),
-        "to_512": by_length[:, 256:].mean(axis=1).tolist(),
+        "trained": np.nanmean(by_length[:, : row.train], axis=1).tolist(),
+        "to_256": np.nanmean(by_length[:, row.train : 256], axis=1).tolist(),
+        "to_512": np.nanmean(by_length[:, 256:], axis=1).tolist(),
         "cpu_seconds": time.process_time() - began,
     }
 
