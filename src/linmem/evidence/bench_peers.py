@@ -187,7 +187,7 @@ def _targets(rows: dict[str, dict[str, Any]], spent: dict[str, float]) -> list[T
             )
     for name in mine:
         for other in rows.keys() - mine.keys():
-            if name.split()[1] == other.split()[1] or (name == "linmem gru" and other == "sb3 lstm"):
+            if name.split()[1] == other.split()[1] or other == "sb3 lstm":
                 targets.append(_no_worse(rows[name], rows[other]))
     return targets
 

@@ -281,6 +281,7 @@ def sb3(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
 CONTENDERS: dict[str, Contender] = {
     "linmem gru": ours("gru"),
     "linmem s5": ours("s5"),
+    "linmem trace": ours("trace"),
     "memorax gru": memorax("gru"),
     "memorax s5": memorax("s5"),
     "sb3 lstm": sb3,
