@@ -60,7 +60,7 @@ def _recur(w_state, bias_new, entering, starts, initial):
         h = _gates(_thirds(h @ to_gates), entering, h, bias_new)
         return h, h
 
-    to_gates = jnp.concatenate(w_state).T
+    to_gates = jnp.concatenate(w_state).T  # once, not by each product of the loop
     return jax.lax.scan(body, initial, (entering, starts))[1]
 
 

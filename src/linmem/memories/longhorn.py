@@ -11,7 +11,7 @@ Each channel holds a linear map from keys to values and solves, at every step,
 
 | paper    | here          | shape  | meaning                             |
 |----------|---------------|--------|-------------------------------------|
-| S_t      | h             | (c, n) | one row per channel                 |
+| S_t      | h             | (n, c) | one column per channel (paper: row) |
 | beta_t   | sigmoid(rate) | (c,)   | how much the new pair matters       |
 | k_t, q_t | key, query    | (n,)   |                                     |
 | x_t      | u             | (c,)   | values, after the convolution       |
