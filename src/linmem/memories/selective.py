@@ -102,8 +102,8 @@ class AbstractSelective(AbstractMemory):
     def unroll(self, state, xs, starts):
         us, gates = jnp.split(project(xs, self.enter), 2, axis=-1)
         window, convolved = self.convolution.unroll(state.window, us, starts)
-        *coefficients, us = self._coefficients(convolved)
-        h, ys = selective_scan(self.decay(), state.h, *coefficients, starts)
+        delta, key, query, value, us = self._coefficients(convolved)
+        h, ys = selective_scan(self.decay(), state.h, delta, key, query, value, starts)
         return SelectiveState(window, h), self._leave(ys, us, gates)
 
     def reference(self, xs, starts):
