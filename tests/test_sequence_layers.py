@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.special import eval_legendre
 
 from linmem.evidence import hippo_prophecy
-from linmem.memories import GRU, RTF, S5, STU, SpaceTime, StateOffset, Trace
+from linmem.memories import FFM, GRU, RTF, S5, STU, SpaceTime, StateOffset, Trace
 from linmem.memories.causal_filter import causal_filter
 from linmem.memories.ls4 import LS4, moments
 from linmem.memories.power_series import quotient
@@ -236,3 +236,14 @@ def test_what_a_latent_model_says_of_a_series_does_not_depend_on_the_one_before(
     poisoned = jnp.where((jnp.arange(12) < 7)[:, None], jnp.nan, xs)
     clean, dirty = (eqx.filter_jit(model.elbo)(x, starts, KEY) for x in (xs, poisoned))
     assert np.array_equal(clean[7:], dirty[7:])
+
+
+def test_a_context_of_ffm_turns_once_in_its_period():
+    periods = (4.0, 7.0, 16.0)
+    memory = FFM(2, 5, 4, 3, periods, key=KEY)
+    gamma = memory.encode(jnp.ones(2), jnp.asarray(False)).transition.reshape(4, 3)
+    turned = (gamma / jnp.abs(gamma)) ** jnp.array(periods)
+    np.testing.assert_allclose(turned, np.ones((4, 3)), atol=1e-5)
+    for wrong in ((4.0, 7.0), (4.0, 7.0, 0.0)):
+        with pytest.raises(ValueError, match="need 3 positive"):
+            FFM(2, 5, 4, 3, wrong, key=KEY)

@@ -459,6 +459,12 @@ MEMORIES.add(
     "Morad et al. 2023, arXiv:2310.04128",
 )
 MEMORIES.add(
+    "ffm_geometric",
+    _layer(lambda size, key: FFM(size, size, 32, 4, (4.0, 16.0, 64.0, 256.0), key=key)),
+    "the same, its frequencies begun with periods of 4 to 256 steps",
+    "this library",
+)
+MEMORIES.add(
     "gss",
     _layer(lambda size, key: GSS(size, 2 * size, max(1, size // 4), 16, key=key)),
     "narrow diagonal state space that gates a wide branch",

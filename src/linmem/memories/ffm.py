@@ -53,10 +53,25 @@ class FFM(AbstractLinearMemory):
     skip: eqx.nn.Linear
     out_size: int = eqx.field(static=True)
 
-    def __init__(self, in_size: int, out_size: int, traces: int, contexts: int, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        traces: int,
+        contexts: int,
+        periods: tuple[float, ...] | None = None,
+        *,
+        key: PRNGKeyArray,
+    ):
+        """periods: steps in which each context begins to turn once; None: the authors'. Those hardly turn
+        within a dozen steps, so that what lies a few steps back is told apart by decays alone."""
+        if periods is not None and (len(periods) != contexts or min(periods) <= 0):
+            raise ValueError(f"periods {periods}; need {contexts} positive numbers of steps, one a context")
         keys = jax.random.split(key, 5)
         self.decay = jnp.linspace(np.e, 1e-6, traces)
-        self.frequency = 2 * jnp.pi / jnp.linspace(1, 1024, contexts)
+        self.frequency = (
+            2 * jnp.pi / (jnp.linspace(1, 1024, contexts) if periods is None else jnp.array(periods))
+        )
         self.enter = eqx.nn.Linear(in_size, traces, key=keys[0])
         self.in_gate = eqx.nn.Linear(in_size, traces, key=keys[1])
         self.mix = eqx.nn.Linear(2 * traces * contexts, out_size, key=keys[2])
