@@ -35,7 +35,9 @@ from .conclude import Evidence, Target, conclude
 from .drawing import panels, save
 from .rows import kept
 
-STATE_SPACES = tuple("s5 s5_ptd lru s4d s4 dss gss ffm ffm_geometric rtf space_time prophecy smr_s5 hiss lssl stu".split())
+STATE_SPACES = tuple(
+    "s5 s5_ptd lru s4d s4 dss gss ffm ffm_geometric rtf space_time prophecy smr_s5 hiss lssl stu".split()
+)
 OTHERS = ("none", "gru")
 WIDTH, BATCH, TRAIN, FACTOR = 64, 32, 1200, 4
 SHORT, LONG = 64, 64 * FACTOR**2
