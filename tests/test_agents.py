@@ -67,7 +67,7 @@ def test_the_critic_learns_the_known_values(name):
 
 @pytest.mark.parametrize("memory, low, high", [("gru", 0.9, 1.01), ("s5", 0.9, 1.01), ("none", -0.3, 0.3)])
 def test_a_cue_is_recalled_with_memory_and_not_without(memory, low, high):
-    # at the step size of SMALL, made for worlds without memory, a gru now and then never finds the cue
+    # at the step size of SMALL a seed of gru now and then never finds the cue
     _, metrics = trained(RecallProbe(delay=3), memory, 150, replace(SMALL, step_size=3e-3))
     returns = metrics.episode_return[:, -10:].mean()
     assert low < returns < high

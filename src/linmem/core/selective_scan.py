@@ -10,8 +10,8 @@ T states would be n times all inputs together, so they are kept at chunk boundar
     qbar_t = H_t ybar_t,   kbar_t = G_t v_t + ...,   vbar_t = G_t^T k_t,   abar_t = G_t * H_{t-1}
 
 is one loop that makes the states again and one that goes back. Differentiation of the step would do the same
-with every part in an array of its own: on a CPU that takes much longer, since each pass over a state
-of a batch costs what arithmetic on it does (``linmem bench layers --only mamba``). Channels are the last axis, since they are the wide one.
+with every part in an array of its own, which takes longer on a CPU, since each pass over a state of a batch
+costs about what arithmetic on it does. Channels are the last axis, since they are the wide one.
 """
 
 from collections.abc import Callable
