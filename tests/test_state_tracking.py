@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from linmem.evidence import state_tracking
+from linmem.evidence import parity_rl, state_tracking
 from linmem.evidence.state_tracking import (
     LAYERS,
     PUBLISHED,
@@ -120,3 +120,22 @@ def test_lengths_at_which_a_task_asks_for_nothing_do_not_spoil_the_score(monkeyp
         assert len(record[part]) == 2
         assert np.isfinite(record[part]).all()
         assert (np.abs(record[part]) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("without", "with_negative", "code"), [(0.3, 0.95, 0), (0.6, 0.95, 1), (0.3, 0.8, 1)]
+)
+def test_parity_rl_is_judged_by_its_best_seeds_and_draws_every_seed(
+    tmp_path, monkeypatch, without, with_negative, code
+):
+    def train(negative, steps, seeds, seed, console):
+        best, name = (with_negative, "[-1, 1]") if negative else (without, "[0, 1]")
+        curve = np.outer((best, 0.1), np.arange(1, parity_rl.CALLS + 1) / parity_rl.CALLS)
+        row = {"eigenvalues": name, "seeds": seeds, "steps": steps, "cpu_seconds": 1.0}
+        return row | {"reward": curve[:, -1].tolist(), "curve": curve.tolist()}
+
+    monkeypatch.setattr(parity_rl, "train", train)
+    assert parity_rl.main(out=tmp_path) == code
+    page = (tmp_path / "parity.html").read_text()
+    for name, best in (("[0, 1]", without), ("[-1, 1]", with_negative)):
+        assert f"with eigenvalues in {name} the seeds end at {best:.3f}, 0.100" in page

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from ..memories.base import AbstractMemory
 from ..memories.deltanet import DeltaNet
 from ..memories.deltaproduct import DeltaProduct
 from ..memories.fixed_point_rnn import FixedPointRNN
@@ -89,6 +90,13 @@ TASK_MAKERS: dict[str, Callable[[], AbstractTask]] = {
     "commutative automaton": lambda: random_automaton(0, states=6, tokens=3, commutative=True),
 }
 
+
+def _delta(kind: Callable[..., AbstractMemory], **options) -> Layer:
+    """A layer with the delta rule, with states of 8 x 8 and without its convolution: with one, a key depends
+    on the three tokens before as well, and in these few steps such layers learned parity and nothing else."""
+    return lambda size, key: kind(size, heads=4, width=1, key=key, **options)
+
+
 LAYERS: dict[str, Layer] = {
     "S5": lambda size, key: S5(size, size, key=key),
     "Mamba [0,1]": lambda size, key: Mamba(size, 8, size, key=key),
@@ -100,15 +108,13 @@ LAYERS: dict[str, Layer] = {
     "Longhorn": lambda size, key: Longhorn(size, 8, size, key=key),
     "mLSTM [0,1]": lambda size, key: MLSTM(size, key=key),
     "mLSTM [-1,1]": lambda size, key: MLSTM(size, negative_eigenvalues=True, key=key),
-    "DeltaNet [0,1]": lambda size, key: DeltaNet(size, HEADS, key=key),
-    "DeltaNet [-1,1]": lambda size, key: DeltaNet(size, HEADS, negative_eigenvalues=True, key=key),
-    "Gated DeltaNet [0,1]": lambda size, key: GatedDeltaNet(size, HEADS, key=key),
-    "Gated DeltaNet [-1,1]": lambda size, key: GatedDeltaNet(size, HEADS, negative_eigenvalues=True, key=key),
-    "DeltaProduct 2 [0,1]": lambda size, key: DeltaProduct(
-        size, HEADS, 2, negative_eigenvalues=False, key=key
-    ),
-    "DeltaProduct 2 [-1,1]": lambda size, key: DeltaProduct(size, HEADS, 2, key=key),
-    "DeltaProduct 4 [-1,1]": lambda size, key: DeltaProduct(size, HEADS, 4, key=key),
+    "DeltaNet [0,1]": _delta(DeltaNet),
+    "DeltaNet [-1,1]": _delta(DeltaNet, negative_eigenvalues=True),
+    "Gated DeltaNet [0,1]": _delta(GatedDeltaNet),
+    "Gated DeltaNet [-1,1]": _delta(GatedDeltaNet, negative_eigenvalues=True),
+    "DeltaProduct 2 [0,1]": _delta(DeltaProduct, householders=2, negative_eigenvalues=False),
+    "DeltaProduct 2 [-1,1]": _delta(DeltaProduct, householders=2),
+    "DeltaProduct 4 [-1,1]": _delta(DeltaProduct, householders=4),
     "SLiCE diagonal": lambda size, key: DiagonalSLiCE(size, size, key=key),
     "SLiCE complex": lambda size, key: ComplexSLiCE(size, size, key=key),
     "SLiCE blocks of 4": lambda size, key: BlockSLiCE(size, size, 4, key=key),
@@ -142,7 +148,8 @@ class Row:
         return f"{self.layer}, {self.depth} layer{'s' * (self.depth > 1)}, on {self.task}"
 
 
-# A row that should fail has at least the steps its solving twin needed.
+# A row that should fail has at least the steps its solving twin needed, and its step size. A step size of 1e-2
+# stands where 3e-3 left a seed that had not learned the trained lengths and 1e-2 named more of those.
 ROWS: list[Row] = [
     Row("parity", "Mamba [-1,1]", 1, True),
     Row("parity", "Mamba [0,1]", 1, False, steps=500),
@@ -153,24 +160,24 @@ ROWS: list[Row] = [
     Row("Z_3", "SLiCE blocks of 4", 1, True),
     Row("Z_3", "SLiCE complex", 1, True),
     Row("Z_3", "DeltaProduct 2 [-1,1]", 1, True),
-    Row("Z_3", "Mamba [-1,1]", 1, False, steps=500),
+    Row("Z_3", "Mamba [-1,1]", 1, False),
     Row("Z_3", "SLiCE diagonal", 1, False),
-    Row("Z_3", "DeltaNet [-1,1]", 1, False),
-    Row("Z_3", "DeltaNet [-1,1]", 2, True),
+    Row("Z_3", "DeltaNet [-1,1]", 1, False, steps=4000),
+    Row("Z_3", "DeltaNet [-1,1]", 2, True, steps=4000),
     Row("S_3", "SLiCE blocks of 4", 1, True),
-    Row("S_3", "DeltaProduct 2 [-1,1]", 1, True),
-    Row("S_3", "DeltaNet [-1,1]", 1, False),
-    Row("S_3", "DeltaProduct 2 [0,1]", 1, False),
+    Row("S_3", "DeltaProduct 2 [-1,1]", 1, True, steps=2000),
+    Row("S_3", "DeltaNet [-1,1]", 1, False, steps=2000),
+    Row("S_3", "DeltaProduct 2 [0,1]", 1, False, steps=2000),
     Row("A_5", "SLiCE blocks of 4", 1, True, steps=2000),
     Row("A_5", "DeltaProduct 4 [-1,1]", 1, True, steps=2000),
-    Row("A_5", "Mamba [-1,1]", 1, False, steps=500),
-    Row("random automaton", "SD-SSM", 1, True),
+    Row("A_5", "Mamba [-1,1]", 1, False, steps=2000),
+    Row("random automaton", "SD-SSM", 1, True, step_size=1e-2),
     Row("commutative automaton", "SD-SSM", 1, True),
-    Row("random automaton", "Mamba [-1,1]", 1, False, steps=500),
+    Row("random automaton", "Mamba [-1,1]", 1, False, step_size=1e-2),
     Row("parity", "Mamba-2 [-1,1]", 1, True),
     Row("parity", "Mamba-2 [0,1]", 1, False),
-    Row("parity", "GLA [-1,1]", 1, True),
-    Row("parity", "GLA [0,1]", 1, False),
+    Row("parity", "GLA [-1,1]", 1, True, step_size=1e-2),
+    Row("parity", "GLA [0,1]", 1, False, step_size=1e-2),
     Row("parity", "Gated DeltaNet [-1,1]", 1, True),
     Row("parity", "Gated DeltaNet [0,1]", 1, False),
     Row("parity", "Longhorn", 1, False),
@@ -359,7 +366,7 @@ def table_of(records: Sequence[dict]) -> Table:
 def main(
     seeds: int = 3,
     seed: int = 0,
-    seconds: float = 3600.0,
+    seconds: float = 5400.0,
     only: str = "",
     out: Path = Path("runs/state-tracking"),
     json: Path | None = None,

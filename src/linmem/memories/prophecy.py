@@ -45,7 +45,8 @@ def derivative_readout(state_size: int) -> np.ndarray:
 
 class HippoProphecy(AbstractLinearMemory):
     """Features (size,): the predicted next input, for inputs (size,), from ``state_size`` coefficients of the
-    last ``window`` inputs of each channel. The weights are arrays, so that training may start from them."""
+    last ``window`` inputs of each channel. Training changes C only: where the window is long, Abar has
+    eigenvalues near 1, and one step of an optimiser can move them past it."""
 
     algebra: ClassVar[AbstractAlgebra] = BlockDiagonal()
 
@@ -67,7 +68,8 @@ class HippoProphecy(AbstractLinearMemory):
         return jnp.zeros((self.out_size, len(self.b)))
 
     def encode(self, x, start):
-        return Element(self.a[None], x[:, None] * self.b)
+        a, b = jax.lax.stop_gradient((self.a, self.b))
+        return Element(a[None], x[:, None] * b)
 
     def time_axes(self):
         return Element(ONCE, PER_STEP)
