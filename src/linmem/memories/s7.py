@@ -3,13 +3,13 @@
     w_k = w + W_w u_k,   Lambda_k = 1 - 1 / (w_k^2 + 1/2)          in (-1, 1)
     x_k = Lambda_k * x_{k-1} + B_k u_k + E u_k,     y_k = C_k x_k + D_k * u_k
 
-| paper          | here            | shape               | meaning                                     |
-|----------------|-----------------|---------------------|---------------------------------------------|
-| w, W_w         | base, rates     | (p,), (in, p)       | the transition before reparametrisation     |
-| B_k            | b               | (in, p, in)         | input matrix, linear in u_k                 |
-| E              | drift           | (in, p)             | input-dependent bias of the state           |
-| C_k            | c               | (in, in, p)         | output matrix, linear in u_k                |
-| D_k            | d               | (in, in)            | feedthrough, linear in u_k                  |
+| paper          | here            | shape               | meaning                                        |
+|----------------|-----------------|---------------------|------------------------------------------------|
+| w, W_w         | base, rates     | (p,), (in, p)       | the transition before reparametrisation        |
+| B_k            | b               | (in, p, in)         | input matrix, linear in u_k; times in          |
+| E              | drift           | (in, p)             | input-dependent bias of the state              |
+| C_k            | c               | (in, in, p)         | output matrix, linear in u_k; times root(in p) |
+| D_k            | d               | (in, in)            | feedthrough, linear in u_k                     |
 
 The map w -> 1 - 1 / (w^2 + 1/2) keeps the recurrence stable and the gradient in w below a bound that does
 not grow with time.
@@ -19,8 +19,10 @@ Space Layers for Sequence Modeling", 2024, arXiv:2410.03464; where the paper lea
 reimplementation (SforAiDl/lrnnx, lrnnx/models/ltv/s7.py) was followed: real states, every matrix a linear
 function of the input.
 Departures: w begins so that 1 - Lambda is log-uniform in [0.01, 1.9] (the paper begins from HiPPO's real
-part, which is the same in all entries). No projection of the input before the layer; the gate after it is
-that of the residual block.
+part, which is the same in all entries), and B and E so that every state begins with variance 1. b and c are
+kept at size 1, so that a step of Adam, which has one size for all weights, moves sums over in^2 and in p
+products no further than those over in: kept as B_k and C_k, they let PPO fail on RingWorld with some seeds.
+No projection of the input before the layer; the gate after it is that of the residual block.
 """
 
 from typing import ClassVar
@@ -55,9 +57,10 @@ class S7(AbstractLinearMemory):
         gap = jnp.exp(jax.random.uniform(keys[0], (state_size,), minval=jnp.log(0.01), maxval=jnp.log(1.9)))
         self.base = jnp.sqrt(1 / gap - 0.5)
         self.rates = projection(keys[1], size, state_size)
-        self.b = jax.random.normal(keys[2], (size, state_size, size)) / size
-        self.drift = projection(keys[3], size, state_size)
-        self.c = jax.random.normal(keys[4], (size, size, state_size)) / (size * state_size) ** 0.5
+        scale = jnp.sqrt(gap * (2 - gap) / 2)  # 1 - Lambda^2, shared by two inputs: states of variance 1
+        self.b = scale[:, None] * jax.random.normal(keys[2], (size, state_size, size))
+        self.drift = scale * projection(keys[3], size, state_size)
+        self.c = jax.random.normal(keys[4], (size, size, state_size))
         self.d = projection(keys[5], size, size)
         self.out_size = size
 
@@ -66,11 +69,11 @@ class S7(AbstractLinearMemory):
 
     def encode(self, x, start):
         w = self.base + project(x, self.rates)
-        entering = jnp.tensordot(x, self.b, 1) @ x + project(x, self.drift)
+        entering = jnp.tensordot(x, self.b, 1) @ x / len(x) + project(x, self.drift)
         return Element(1 - 1 / (w**2 + 0.5), entering)
 
     def decode(self, h, x):
-        return jnp.tensordot(x, self.c, 1) @ h + (x @ self.d) * x
+        return jnp.tensordot(x, self.c, 1) @ h / (len(x) * len(h)) ** 0.5 + (x @ self.d) * x
 
     @classmethod
     def example(cls, key, steps):
@@ -83,8 +86,8 @@ class S7(AbstractLinearMemory):
             x = np.zeros_like(x) if start else x
             w = f(self.base) + f(self.rates).T @ u
             Lambda = np.diag(1 - 1 / (w**2 + 0.5))
-            B = sum(u_i * B_i for u_i, B_i in zip(u, f(self.b), strict=True))
-            C = sum(u_i * C_i for u_i, C_i in zip(u, f(self.c), strict=True))
+            B = sum(u_i * B_i / len(u) for u_i, B_i in zip(u, f(self.b), strict=True))
+            C = sum(u_i * C_i / np.sqrt(len(u) * len(x)) for u_i, C_i in zip(u, f(self.c), strict=True))
             D = np.diag(f(self.d).T @ u)
             x = Lambda @ x + B @ u + f(self.drift).T @ u
             out.append(C @ x + D @ u)
