@@ -148,8 +148,8 @@ class Row:
         return f"{self.layer}, {self.depth} layer{'s' * (self.depth > 1)}, on {self.task}"
 
 
-# A row that should fail has at least the steps that its solving twin needed, and its step size. A step size of
-# 1e-2 stands where 3e-3 left a seed that had not learned the trained lengths and 1e-2 named more of those.
+# A row that should fail has at least the steps that its solving twin needed, and its step size. A step size
+# of 1e-2 stands where 3e-3 left a seed that had not learned the trained lengths and 1e-2 named more of those.
 ROWS: list[Row] = [
     Row("parity", "Mamba [-1,1]", 1, True),
     Row("parity", "Mamba [0,1]", 1, False, steps=500),
