@@ -13,7 +13,7 @@ from linmem.worlds import WORLDS
 def test_a_self_resetting_copy_is_the_world_and_then_the_next_episode():
     """Where an episode ends, observation and state are those of a fresh copy, without a last action."""
     world = WORLDS["memory_chain@length=3"].make()
-    copy = _SelfResetting(world)
+    copy = _SelfResetting(world, reward_scale=4.0)
     key, ended = jax.random.key(0), 0
     _, state = copy.reset(key)
     for t in range(12):
@@ -21,7 +21,7 @@ def test_a_self_resetting_copy_is_the_world_and_then_the_next_episode():
         step_key, reset_key = jax.random.split(jax.random.fold_in(key, t))
         expected, outcome = world.step(step_key, state, action)
         observed, state, reward, done = jax.jit(copy.step)(jax.random.fold_in(key, t), state, action)
-        assert reward == outcome.reward and bool(done) == bool(outcome.terminated | outcome.truncated)
+        assert reward == outcome.reward / 4 and bool(done) == bool(outcome.terminated | outcome.truncated)
         last_action = observed[-copy.actions :]
         if done:
             ended += 1

@@ -38,6 +38,7 @@ def main(
     contenders: tuple[str, ...] = tuple(CONTENDERS),
     steps: int = 500_000,
     seeds: int = 2,
+    reward_scale: float = 1.0,
     out: Path = Path("runs/bench-peers"),
     json: Path | None = None,
 ) -> int:
@@ -51,12 +52,16 @@ def main(
         contenders: who is trained.
         steps: environment steps of each training.
         seeds: trainings of each contender.
+        reward_scale: divides the rewards of all contenders, for worlds whose returns are far from 1; what is
+            printed is not divided.
         out: folder of the finished trainings.
         json: write rows and targets to this file.
     """
     if unknown := [name for name in contenders if name not in CONTENDERS]:
         raise ValueError(f"unknown contender '{unknown[0]}'; known: {', '.join(CONTENDERS)}")
-    sizes, console, remarks, rows = Sizes(), Console(), [], []
+    if not reward_scale > 0:
+        raise ValueError(f"reward_scale is {reward_scale}; it must be positive")
+    sizes, console, remarks, rows = Sizes(reward_scale=reward_scale), Console(), [], []
     slots = sizes.actors * sizes.unroll
     updates = max(5, -(-steps // slots))
     for name in contenders:
@@ -88,7 +93,8 @@ def main(
 
 
 def _run(out: Path, name: str, world: str, updates: int, seed: int, sizes: Sizes) -> dict[str, Any]:
-    settings = {"contender": name, "world": world, "updates": updates, "seed": seed, "width": sizes.width}
+    settings = {"contender": name, "world": world, "updates": updates, "seed": seed}
+    settings |= {"width": sizes.width, "reward_scale": sizes.reward_scale}
 
     def apart():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -3,9 +3,9 @@
 Each contender is a function of (world, updates, seed, sizes) that gives ``Trained``; an update is a rollout
 and what is learned from it. The worlds are ours in every case, compiled and vectorised, so that none waits
 for its environment. Equal are: copies, unroll, epochs, minibatches, width, Adam's step size, discount,
-lambda, clipping, entropy and value costs, gradient clipping, and what is observed (the last action, too). Not
-equal, because the libraries are built so: ours has one memory for actor and critic, SB3 and memorax have two,
-and memorax learns them one after the other.
+lambda, clipping, entropy and value costs, gradient clipping, the scale of rewards, and what is observed (the
+last action, too). Not equal, because the libraries are built so: ours has one memory for actor and critic,
+SB3 and memorax have two, and memorax learns them one after the other.
 """
 
 import time
@@ -33,6 +33,8 @@ class Sizes(NamedTuple):
     epochs: int = 4
     minibatches: int = 8
     width: int = 128
+    reward_scale: float = 1.0
+    """rewards are divided by it before anything is learned from them; those noted down are not"""
 
     def config(self) -> PPOConfig:
         return PPOConfig(
@@ -44,6 +46,7 @@ class Sizes(NamedTuple):
             anneal=False,
             max_gradient=0.5,
             memory_size=self.width,
+            reward_scale=self.reward_scale,
         )
 
 
@@ -86,11 +89,11 @@ def ours(memory: str) -> Contender:
 class _SelfResetting:
     """A world that begins anew by itself and gives features, as the other libraries expect."""
 
-    def __init__(self, world: AbstractWorld):
+    def __init__(self, world: AbstractWorld, reward_scale: float = 1.0):
         space = world.action_space
         if not isinstance(space, Discrete):
             raise ValueError("the peers are trained on worlds with discrete actions")
-        self.world, self.actions = world, space.n
+        self.world, self.actions, self.reward_scale = world, space.n, reward_scale
         self._features = Features(world.observation_space, space)
         self.size = self._features.size
 
@@ -109,7 +112,7 @@ class _SelfResetting:
         going = self._features(inputs, jnp.asarray(False)), state
         fresh = self.reset(reset_key)
         observation, state = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, going)
-        return observation, state, outcome.reward, done
+        return observation, state, outcome.reward / self.reward_scale, done
 
 
 def memorax(kind: str) -> Contender:
@@ -133,7 +136,7 @@ def memorax(kind: str) -> Contender:
             S5Cell,
         )
 
-        copy = _SelfResetting(resolve(world).make())
+        copy = _SelfResetting(resolve(world).make(), sizes.reward_scale)
 
         class Environment:
             """As gymnax has it."""
@@ -181,7 +184,7 @@ def memorax(kind: str) -> Contender:
             before = time.perf_counter()
             key, state, steps = jax.block_until_ready(agent.train(key, state, sizes.actors * sizes.unroll))
             seconds.append(time.perf_counter() - before)
-            rewards.append(float(np.mean(steps.reward)))
+            rewards.append(float(np.mean(steps.reward)) * sizes.reward_scale)
         # its first two calls compile, each for a state of another form
         return Trained(seconds[2:], rewards, time.perf_counter() - began - sum(seconds[2:]))
 
@@ -195,7 +198,7 @@ def sb3(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
     from stable_baselines3.common.callbacks import BaseCallback  # pyright: ignore[reportMissingImports]
     from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports]
 
-    copy = _SelfResetting(resolve(world).make())
+    copy = _SelfResetting(resolve(world).make(), sizes.reward_scale)
     count, equal = sizes.actors, sizes.config()
     reset = jax.jit(lambda key: jax.vmap(copy.reset)(jax.random.split(key, count)))
     step = jax.jit(
@@ -253,7 +256,8 @@ def sb3(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
             marks.append(time.perf_counter())
 
         def _on_rollout_end(self):
-            rewards.append(float(self.model.rollout_buffer.rewards.mean()))  # pyright: ignore
+            mean = self.model.rollout_buffer.rewards.mean()  # pyright: ignore[reportAttributeAccessIssue]
+            rewards.append(float(mean) * sizes.reward_scale)
 
     began = time.perf_counter()
     model = RecurrentPPO(
