@@ -41,6 +41,21 @@ def test_convolution_gives_what_the_recurrence_gives(layer):
     assert eqx.filter_jit(memory.convolve)(xs) == pytest.approx(memory.reference(xs, begin(37)), abs=2e-5)
 
 
+def test_a_stable_transfer_function_stays_finite_where_the_free_one_grows_without_bound():
+    memory, xs = RTF.example(KEY, 200)
+    wild = eqx.tree_at(lambda m: m.denominator, memory, 30 * memory.denominator)
+    free, stable = wild, RTF(3, 5, stable=True, key=KEY)
+    stable = eqx.tree_at(
+        lambda m: (m.numerator, m.denominator, m.d), stable, (wild.numerator, wild.denominator, wild.d)
+    )
+    unroll = eqx.filter_jit(lambda memory: memory.unroll(memory.init(), xs, jnp.asarray(begin(200)))[1])
+    assert not np.isfinite(unroll(free)).all()
+    expected = stable.reference(xs, begin(200))
+    assert np.abs(expected).max() < 1e3
+    assert unroll(stable) == pytest.approx(expected, abs=1e-4)
+    assert eqx.filter_jit(stable.convolve)(xs) == pytest.approx(expected, abs=1e-3)
+
+
 def test_the_kernel_of_a_transfer_function_is_its_companion_systems_impulse_response(float64):
     memory, _ = RTF.example(KEY, 1)
     a, b, h_0 = (np.asarray(x, np.float64) for x in (memory.denominator, memory.numerator, memory.d))

@@ -472,7 +472,7 @@ MEMORIES.add(
 )
 MEMORIES.add(
     "rtf",
-    _block(lambda size, key: RTF(size, 16, key=key)),
+    _block(lambda size, key: RTF(size, 16, stable=True, key=key)),
     "rational transfer function of order 16 per channel, residual block",
     "Parnichkun et al. 2024, arXiv:2405.06147",
 )
