@@ -207,11 +207,12 @@ def figure_of(rows: Sequence[dict[str, Any]]):
     figure, every = panels(len(lengths), 4.0)
     for axes, length in zip(every, lengths, strict=True):
         mine = [row for row in rows if row["length"] == length]
-        for place, row in enumerate(sorted(mine, key=lambda row: float(np.mean(row["accuracy"])))):
+        mine.sort(key=lambda row: float(np.mean(row["accuracy"])))
+        for place, row in enumerate(mine):
             colour = PALETTE[0] if row["layer"] in STATE_SPACES else PALETTE[1]
             axes.plot(row["accuracy"], [place] * len(row["accuracy"]), "o-", color=colour, markersize=4)
-            axes.annotate(row["layer"], (-0.02, place), ha="right", va="center", fontsize=8)
-        axes.set(xlim=(-0.2, 1.02), xticks=np.linspace(0, 1, 6), yticks=[], xlabel="test accuracy")
+        axes.set(xlim=(0, 1.02), xlabel="test accuracy")
+        axes.set_yticks(range(len(mine)), [row["layer"] for row in mine], fontsize=8)
         axes.set_title(f"{length} steps, each seed")
         axes.grid(color="#e5e5e5", linewidth=0.7)
     return figure
