@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.special import eval_legendre
 
 from linmem.evidence import hippo_prophecy
-from linmem.memories import FFM, GRU, RTF, S5, STU, SpaceTime, StateOffset, Trace
+from linmem.memories import FFM, GRU, RTF, S5, STU, HippoProphecy, SpaceTime, StateOffset, Trace
 from linmem.memories.causal_filter import causal_filter
 from linmem.memories.ls4 import LS4, moments
 from linmem.memories.power_series import quotient
@@ -54,6 +54,14 @@ def test_a_stable_transfer_function_stays_finite_where_the_free_one_grows_withou
     assert np.abs(expected).max() < 1e3
     assert unroll(stable) == pytest.approx(expected, abs=1e-4)
     assert eqx.filter_jit(stable.convolve)(xs) == pytest.approx(expected, abs=1e-3)
+
+
+def test_training_moves_the_readout_of_prophecy_and_not_its_dynamics():
+    memory, xs = HippoProphecy.example(KEY, 20)
+    loss = lambda memory: jnp.sum(memory.unroll(memory.init(), xs, jnp.asarray(begin(20)))[1] ** 2)  # noqa: E731
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))(memory)
+    assert not gradient.a.any() and not gradient.b.any()
+    assert gradient.c.any()
 
 
 def test_the_kernel_of_a_transfer_function_is_its_companion_systems_impulse_response(float64):
