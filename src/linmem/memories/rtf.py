@@ -24,7 +24,7 @@ kernel's tail beyond L back into it, and corrects b by I - A^L (a matrix power) 
 kernel is the power series b / a, by Newton's iteration on FFTs: nothing is folded, both forms read the same
 coefficients, and the cost stays O(L log L). As in the paper nothing keeps the poles inside the unit circle
 but the zero start, unless ``stable``: then a is divided by sum_i |a_i| where that exceeds 1, and no pole
-leaves it. Stepped over 1024 inputs the free form diverged in training (``linmem reproduce digits``).
+leaves it. The free form can diverge in training where sequences are long.
 """
 
 import equinox as eqx
