@@ -374,11 +374,25 @@ def compile_train(
     def train(state):
         return jax.lax.scan(lambda s, _: update(config, world, updates, s, mesh), state, None, length=chunk)
 
+    train = _each_seed(train)
     if mesh is None:
-        return jax.jit(jax.vmap(train)).lower(state).compile()
+        return jax.jit(train).lower(state).compile()
     placed = places(state, mesh)
-    jitted = jax.jit(jax.vmap(train), in_shardings=(placed,), out_shardings=(placed, everywhere(mesh)))
+    jitted = jax.jit(train, in_shardings=(placed,), out_shardings=(placed, everywhere(mesh)))
     return jitted.lower(state).compile()
+
+
+def _each_seed(run: Callable) -> Callable:
+    """``run`` for all seeds, which lead every argument's leaves (detail 8). One seed is not vmapped: an axis
+    of one makes every product of the learner a batched one, for which XLA's CPU compiler transposes first."""
+
+    def run_all(*arguments):
+        if len(jax.tree.leaves(arguments)[0]) > 1:
+            return jax.vmap(run)(*arguments)
+        out = run(*jax.tree.map(lambda leaf: leaf[0], arguments))
+        return jax.tree.map(lambda leaf: leaf[None], out)
+
+    return run_all
 
 
 def _train_on_host(
@@ -388,7 +402,7 @@ def _train_on_host(
     functions, one to act and one to learn. The copies begin anew at the first call."""
     split = jax.jit(jax.vmap(lambda key: tuple(jax.random.split(key, 3))))
     rollout = host.Rollout(world, config.actors, config.unroll)
-    learn_all = jax.jit(jax.vmap(lambda *rest: improve(config, updates, *rest))).lower(
+    learn_all = jax.jit(_each_seed(lambda *rest: improve(config, updates, *rest))).lower(
         state, state.actors, rollout.form(state.policy, state.actors), jax.eval_shape(split, state.key)[2]
     )
     learn_all = learn_all.compile()
