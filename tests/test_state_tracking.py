@@ -14,10 +14,13 @@ from linmem.evidence.state_tracking import (
     a5_generators,
     iterations_target,
     main,
+    model_of,
     run_rows,
     table_of,
     targets_of,
 )
+from linmem.memories.sd_ssm import SDSSM
+from linmem.memories.stack import Residual
 
 CAN, CANNOT, OPEN = (
     Row("parity", "Mamba [-1,1]", 1, True),
@@ -53,6 +56,13 @@ def test_a_row_that_should_fail_is_judged_by_its_best_seed_too():
 def test_a_row_left_out_is_a_missed_target_and_a_row_without_claim_is_none():
     (target,) = targets_of([CAN, OPEN], [])
     assert not target.holds and "not run" in target.measured
+
+
+def test_sd_ssm_stands_alone_as_in_its_paper_and_other_layers_in_a_residual_block():
+    task = TASK_MAKERS["parity"]()
+    rows = [Row("parity", layer, 1, None) for layer in ("SD-SSM", "S5")]
+    blocks = [type(model_of(row, task, jax.random.key(0)).blocks[0]) for row in rows]
+    assert blocks == [SDSSM, Residual]
 
 
 def test_iterations_must_raise_the_accuracy_every_time_and_all_be_run():

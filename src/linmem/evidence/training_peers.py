@@ -286,6 +286,7 @@ CONTENDERS: dict[str, Contender] = {
     "linmem gru": ours("gru"),
     "linmem s5": ours("s5"),
     "linmem trace": ours("trace"),
+    "linmem deep_alf_random": ours("deep_alf_random"),
     "memorax gru": memorax("gru"),
     "memorax s5": memorax("s5"),
     "sb3 lstm": sb3,

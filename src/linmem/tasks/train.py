@@ -68,10 +68,20 @@ class SequenceModel(eqx.Module):
 
     @classmethod
     def of_tokens(
-        cls, tokens: int, outputs: int, size: int, layer: Layer, depth: int, *, key: PRNGKeyArray
+        cls,
+        tokens: int,
+        outputs: int,
+        size: int,
+        layer: Layer,
+        depth: int,
+        *,
+        key: PRNGKeyArray,
+        residual: bool = True,
     ) -> "SequenceModel":
+        """Without ``residual`` the layers stand alone, and may give more features than they read."""
         embed_key, key = jax.random.split(key)
-        return cls(eqx.nn.Embedding(tokens, size, key=embed_key), *_body(outputs, size, layer, depth, key))
+        body = _body(outputs, size, layer, depth, key, residual)
+        return cls(eqx.nn.Embedding(tokens, size, key=embed_key), *body)
 
     @classmethod
     def of_vectors(
@@ -85,7 +95,7 @@ class SequenceModel(eqx.Module):
         key: PRNGKeyArray,
         residual: bool = True,
     ) -> "SequenceModel":
-        """Without ``residual`` the layers stand alone, and may give more features than they read."""
+        """``residual`` as above."""
         embed_key, key = jax.random.split(key)
         body = _body(outputs, size, layer, depth, key, residual)
         return cls(eqx.nn.Linear(features, size, key=embed_key), *body)
