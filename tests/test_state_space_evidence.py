@@ -161,7 +161,7 @@ def test_every_layer_of_the_digits_answers_with_ten_classes(name):
     layer, residual = digits.layer_of(name, 64)
 
     def answer(key):
-        model = SequenceModel.of_vectors(1, 10, 8, layer, 1, key=key, residual=residual)
+        model = SequenceModel.make(eqx.nn.Linear, 1, 10, 8, layer, 1, key=key, residual=residual)
         return model(jnp.zeros((64, 1)), jnp.arange(64) == 0)
 
     assert jax.eval_shape(answer, KEY).shape == (64, 10)

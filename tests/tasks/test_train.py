@@ -29,7 +29,7 @@ def gru(size, key):
 
 
 def model(key=0, depth=2):
-    return SequenceModel.of_tokens(2, 2, SIZE, gru, depth, key=jax.random.key(key))
+    return SequenceModel.make(eqx.nn.Embedding, 2, 2, SIZE, gru, depth, key=jax.random.key(key))
 
 
 def batch(key=0, count=5, length=LENGTH):
@@ -118,7 +118,7 @@ class LastValue(eqx.Module):
 
 def test_real_valued_sequences_are_forecast():
     fit = Fit(step_size=1e-2)
-    model = SequenceModel.of_vectors(1, 1, SIZE, gru, 1, key=jax.random.key(0))
+    model = SequenceModel.make(eqx.nn.Linear, 1, 1, SIZE, gru, 1, key=jax.random.key(0))
     learn = eqx.filter_jit(lambda state, key: advance(fit, squared_error, LastValue(), state, key, 400))
     _, losses = learn(init(fit, model), jax.random.key(1))
     assert losses[0] > 0.2 and losses[-20:].mean() == pytest.approx(0, abs=0.03)

@@ -124,7 +124,7 @@ def train_and_test(name: str, length: int, steps: int, seeds: int, seed: int) ->
     make_key, learn_key = jax.random.split(jax.random.key(seed))
 
     def model(key):
-        return SequenceModel.of_vectors(1, 10, WIDTH, layer, 1, key=key, residual=residual)
+        return SequenceModel.make(eqx.nn.Linear, 1, 10, WIDTH, layer, 1, key=key, residual=residual)
 
     state = eqx.filter_vmap(lambda key: init(FIT, model(key)))(jax.random.split(make_key, seeds))
     piece, seconds, loss = steps // PIECES, [], None

@@ -251,7 +251,8 @@ def _score(model, draw: TaskBatches, key):
 def model_of(row: Row, task: AbstractTask, key: PRNGKeyArray) -> SequenceModel:
     """The row's model before training."""
     sizes, residual = (task.n_tokens, task.n_targets, WIDTH), row.layer not in ALONE
-    return SequenceModel.of_tokens(*sizes, LAYERS[row.layer], row.depth, key=key, residual=residual)
+    layer = LAYERS[row.layer]
+    return SequenceModel.make(eqx.nn.Embedding, *sizes, layer, row.depth, key=key, residual=residual)
 
 
 def train_and_test(row: Row, seeds: int, seed: int) -> dict:

@@ -1,13 +1,13 @@
 """Supervised learning of sequences with any memory: embedding, blocks of memory layers, norm, head.
 
-    model = SequenceModel.of_tokens(task.n_tokens, task.n_targets, 64, layer, depth=1, key=key)
+    model = SequenceModel.make(eqx.nn.Embedding, task.n_tokens, task.n_targets, 64, layer, depth=1, key=key)
     state = init(Fit(), model)
     state, losses = advance(Fit(), cross_entropy, TaskBatches(task, 64, 40), state, key, steps=1000)
 
-Real-valued sequences (``SequenceModel.of_vectors``) are classified with ``cross_entropy`` and forecast with
-``squared_error``; a target is scored where the mask holds, so a label of the whole sequence is a mask at its
-last step. ``draw`` is any pytree that maps a key to a ``Batch``; a data set is an array in it. Models of
-several seeds are trained side by side by ``jax.vmap`` over models, states and keys.
+Real-valued sequences (``eqx.nn.Linear`` in place of ``Embedding``) are classified with ``cross_entropy`` and
+forecast with ``squared_error``; a target is scored where the mask holds, so a label of the whole sequence is
+a mask at its last step. ``draw`` is any pytree that maps a key to a ``Batch``; a data set is an array in it.
+Models of several seeds are trained side by side by ``jax.vmap`` over models, states and keys.
 """
 
 from collections.abc import Callable
@@ -67,9 +67,10 @@ class SequenceModel(eqx.Module):
     head: eqx.nn.Linear
 
     @classmethod
-    def of_tokens(
+    def make(
         cls,
-        tokens: int,
+        embed: type[eqx.nn.Embedding] | type[eqx.nn.Linear],
+        inputs: int,
         outputs: int,
         size: int,
         layer: Layer,
@@ -78,43 +79,23 @@ class SequenceModel(eqx.Module):
         key: PRNGKeyArray,
         residual: bool = True,
     ) -> "SequenceModel":
-        """Without ``residual`` the layers stand alone, and may give more features than they read."""
+        """embed: ``Embedding`` of ``inputs`` tokens, or ``Linear`` of vectors of ``inputs`` features.
+        residual: without it the layers stand alone, and may give more features than they read."""
         embed_key, key = jax.random.split(key)
-        body = _body(outputs, size, layer, depth, key, residual)
-        return cls(eqx.nn.Embedding(tokens, size, key=embed_key), *body)
-
-    @classmethod
-    def of_vectors(
-        cls,
-        features: int,
-        outputs: int,
-        size: int,
-        layer: Layer,
-        depth: int,
-        *,
-        key: PRNGKeyArray,
-        residual: bool = True,
-    ) -> "SequenceModel":
-        """``residual`` as above."""
-        embed_key, key = jax.random.split(key)
-        body = _body(outputs, size, layer, depth, key, residual)
-        return cls(eqx.nn.Linear(features, size, key=embed_key), *body)
+        head_key, *keys = jax.random.split(key, 1 + 2 * depth)
+        blocks, embedding = [], embed(inputs, size, key=embed_key)
+        for layer_key, block_key in zip(keys[::2], keys[1::2], strict=True):
+            memory = layer(size, layer_key)
+            blocks.append(Residual(memory, key=block_key) if residual else memory)
+            size = blocks[-1].out_size
+        head = eqx.nn.Linear(size, outputs, key=head_key)
+        return cls(embedding, tuple(blocks), eqx.nn.LayerNorm(size), head)
 
     def __call__(self, inputs: Array, starts: Bool[Array, " T"]) -> Float[Array, "T outputs"]:
         xs = jax.vmap(self.embed)(inputs)
         for block in self.blocks:
             _, xs = block.unroll(block.init(), xs, starts)
         return jax.vmap(lambda x: self.head(self.norm(x)))(xs)
-
-
-def _body(outputs, size, layer, depth, key, residual=True):
-    head_key, *keys = jax.random.split(key, 1 + 2 * depth)
-    blocks = []
-    for layer_key, block_key in zip(keys[::2], keys[1::2], strict=True):
-        memory = layer(size, layer_key)
-        blocks.append(Residual(memory, key=block_key) if residual else memory)
-        size = blocks[-1].out_size
-    return tuple(blocks), eqx.nn.LayerNorm(size), eqx.nn.Linear(size, outputs, key=head_key)
 
 
 # --- losses: (outputs, targets) -> one number per position
