@@ -105,7 +105,15 @@ def _gap(a, b) -> float:
 def training() -> dict[str, float]:
     """Two updates on one device and on four: the largest relative difference of a metric and of a parameter;
     and how many of the actors one device holds."""
-    config = PPOConfig(actors=16, unroll=6, epochs=2, minibatches=2, memory_size=4, normalise_rewards=True)
+    config = PPOConfig(
+        actors=16,
+        unroll=6,
+        epochs=2,
+        minibatches=2,
+        memory_size=4,
+        normalise_rewards=True,
+        separate_critic=True,
+    )
     world, make = WORLDS["ringworld@episode_length=5"].make(), MEMORIES["s5"].make
     state = ppo.seeds_init(config, world, make, 2, jax.random.split(jax.random.key(0), 2))
     devices = choose(4, config)

@@ -73,6 +73,17 @@ def test_a_cue_is_recalled_with_memory_and_not_without(memory, low, high):
     assert low < returns < high
 
 
+def test_a_critic_with_a_memory_of_its_own_learns_beside_an_actor_that_acts_without_it():
+    world = RecallProbe(delay=3)
+    state, metrics = trained(world, "s5", 150, replace(SMALL, separate_critic=True), seeds=1)
+    assert metrics.episode_return[:, -10:].mean() > 0.9
+    assert metrics.explained[:, -10:].mean() > 0.5
+    policy = jax.tree.map(lambda x: x[0], state.policy)
+    actor = begin(policy, world, jax.random.key(0))
+    _, parameters, value = policy.step(actor.memory, actor.inputs, actor.start)
+    assert jnp.isfinite(parameters).all() and jnp.isnan(value)
+
+
 def test_the_belief_is_memory_enough_for_recall():
     _, metrics = trained(RecallProbe(delay=3), "belief", 100)
     assert metrics.episode_return[:, -10:].mean() > 0.9
@@ -202,7 +213,7 @@ def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
 
     @eqx.filter_jit
     def gradient(slots, memories):
-        return eqx.filter_grad(lambda p: ppo.loss(p, SMALL, memories, slots, gains, gains)[0])(policy)
+        return eqx.filter_grad(lambda p: ppo.loss(p, SMALL, (memories, None), slots, gains, gains)[0])(policy)
 
     # ... and everything before it is replaced: observations, actions, and the memory's first state.
     other = slots._replace(
@@ -216,6 +227,50 @@ def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
         lambda a, b: bool((a != b).any()), gradient(late, spoiled), gradient(slots, spoiled)
     )
     assert any(jax.tree.leaves(differs))
+
+
+def _separate(policy: ActorCritic, critic_memory) -> ActorCritic:
+    return eqx.tree_at(lambda p: p.critic_memory, policy, critic_memory, is_leaf=lambda leaf: leaf is None)
+
+
+def test_a_critic_with_a_memory_of_its_own_shares_no_gradient_with_the_actor():
+    world = RingWorld(episode_length=7)
+    policy = a_policy("s5", world)
+    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 4))
+    _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 10))(actors)
+    gains, targets = jax.random.normal(jax.random.key(2), (2, *slots.reward.shape))
+
+    @eqx.filter_jit
+    def size(policy, critic, value_cost, scale):
+        config = replace(SMALL, value_cost=value_cost, entropy_cost=0.0)
+        part = (actors.memory, critic), slots, scale * gains, targets
+        gradient = eqx.filter_grad(lambda p: ppo.loss(p, config, *part)[0])(policy)
+        of = lambda memory: sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(memory))  # noqa: E731
+        return of(gradient.memory), of(gradient.critic_memory)
+
+    separate = _separate(policy, policy.memory)
+    actor, critic = size(separate, actors.memory, 0.0, 1.0)  # only the policy's loss
+    assert actor > 0 and critic == 0
+    actor, critic = size(separate, actors.memory, 1.0, 0.0)  # only the value's
+    assert actor == 0 and critic > 0
+    assert size(policy, None, 1.0, 0.0)[0] > 0  # which reaches a memory that they share
+
+
+def test_values_are_those_of_the_critics_own_memory_across_rollouts():
+    """Nobody learns here, so a critic with a copy of the actor's memory values as one that shares it."""
+    world, config = RingWorld(episode_length=7), replace(SMALL, step_size=0.0, unroll=10)
+    shared = ppo.seeds_init(config, world, MEMORIES["s5"].make, 3, jax.random.split(jax.random.key(0), 1))
+    copy = shared.policy.memory
+    separate = shared._replace(policy=_separate(shared.policy, copy), critic=shared.actors.memory)
+    adam = ppo.optimiser(config, 3).init(eqx.filter(separate.policy, eqx.is_inexact_array))
+    adam = jax.tree.map(lambda x: x[None] if x.ndim == 0 else x, adam)
+    runs = [
+        ppo.compile_train(config, world, 3, 3, state)(state)[1]
+        for state in (shared, separate._replace(optimiser=adam))
+    ]
+    for name in ("value_loss", "explained", "policy_loss", "reward"):
+        np.testing.assert_allclose(*(getattr(run, name) for run in runs), rtol=2e-4, atol=1e-6, err_msg=name)
+    assert len(np.unique(runs[0].value_loss)) == 3
 
 
 def test_seeds_trained_together_are_the_seeds_trained_alone():

@@ -39,9 +39,11 @@ def test_moments_of_batches_are_those_of_all_rows_that_count():
 
 def test_what_observations_are_normalised_by_is_all_that_was_seen_and_nothing_learned():
     world = WORLDS["probe_observation"].make()  # -1 or 1
-    state, _ = trained(world, 3, normalise_observations=True)
-    assert isinstance(state.policy.memory, Normalised)
-    mean, variance, count = state.policy.memory.moments
+    state, _ = trained(world, 3, normalise_observations=True, separate_critic=True)
+    memory, critic_memory = state.policy.memory, state.policy.critic_memory
+    assert isinstance(memory, Normalised) and isinstance(critic_memory, Normalised)
+    jax.tree.map(np.testing.assert_array_equal, memory.moments, critic_memory.moments)
+    mean, variance, count = memory.moments
     assert count == 3 * SMALL.actors * SMALL.unroll
     # The mean square is 1 whatever was drawn; a gradient step on either would break it.
     np.testing.assert_allclose(mean**2 + variance, 1, rtol=1e-5)

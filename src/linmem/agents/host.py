@@ -18,12 +18,12 @@ from ..core.types import Inputs
 from ..worlds.base import AbstractCopies, AbstractHostWorld, Outcome
 from ..worlds.spaces import zeros
 from .policy import ActorCritic
-from .rollout import Actor, Choice, Slot, choose
+from .rollout import Actor, Choice, Slot, blank_memory, choose
 
 
 def blank(policy: ActorCritic, world: AbstractHostWorld, count: int) -> Actor:
     """Actors whose copies have not begun: every leaf has the form it will have."""
-    memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), policy.memory.init())
+    memory = blank_memory(policy.memory, count)
     return _first(memory, jax.tree.map(jnp.asarray, zeros(world.observation_space, count)), world, (count,))
 
 

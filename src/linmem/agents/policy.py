@@ -1,4 +1,4 @@
-"""An actor and a critic on one memory: raw step -> memory -> heads.
+"""An actor and a critic on one memory, or on one each: raw step -> memory -> heads.
 It does not know which memory it holds."""
 
 from typing import Any
@@ -49,9 +49,11 @@ class ActorCritic(eqx.Module):
     features of a memory. The spread of continuous actions is learned, and the same at every step.
 
     A privileged critic reads the index of the world's hidden state beside the features. Where it is not given
-    (nobody knows it outside training), the value is nan."""
+    (nobody knows it outside training), the value is nan. A critic with a memory of its own only takes part in
+    learning (``watch``, ``unroll``); when acting the value is nan."""
 
     memory: AbstractMemory
+    critic_memory: AbstractMemory | None
     actor: Head
     critic: Head
     log_std: Float[Array, " d"] | None
@@ -64,14 +66,17 @@ class ActorCritic(eqx.Module):
         action_space: Space,
         width: int,
         hidden_states: int | None = None,
+        critic_memory: AbstractMemory | None = None,
         *,
         key: PRNGKeyArray,
     ):
         """hidden_states: how many the privileged critic tells apart; None: the critic is not privileged.
+        critic_memory: the critic's own; None: it shares the actor's.
 
         Raises ValueError for an action space that is neither Discrete nor Box."""
         actor_key, critic_key = jax.random.split(key)
-        self.memory, self.actions = memory, distribution_of(action_space)
+        self.memory, self.critic_memory = memory, critic_memory
+        self.actions = distribution_of(action_space)
         outputs = self.actions.size
         self.log_std = None
         if isinstance(action_space, Box):
@@ -79,7 +84,8 @@ class ActorCritic(eqx.Module):
             self.log_std = jnp.full(outputs, FIRST_LOG_STD)
         self.actor = Head(memory.out_size, width, outputs, 0.01, key=actor_key)
         self.hidden_states = hidden_states
-        self.critic = Head(memory.out_size + (hidden_states or 0), width, 1, 1.0, key=critic_key)
+        critic_size = (critic_memory or memory).out_size + (hidden_states or 0)
+        self.critic = Head(critic_size, width, 1, 1.0, key=critic_key)
 
     def heads(
         self, features: Float[Array, "*steps in"], hidden: Int[Array, "*steps"] | None = None
@@ -88,12 +94,20 @@ class ActorCritic(eqx.Module):
         out = self.actor(features)
         if self.log_std is not None:
             out = jnp.concatenate([out, jnp.broadcast_to(self.log_std, out.shape)], axis=-1)
-        if self.hidden_states is None:
-            return out, self.critic(features)[..., 0]
-        if hidden is None:
+        if self.critic_memory is not None:
             return out, jnp.full(out.shape[:-1], jnp.nan)
+        return out, self.value(features, hidden)
+
+    def value(
+        self, features: Float[Array, "*steps in"], hidden: Int[Array, "*steps"] | None
+    ) -> Float[Array, "*steps"]:
+        """The critic's, of the features of the memory that it reads."""
+        if self.hidden_states is None:
+            return self.critic(features)[..., 0]
+        if hidden is None:
+            return jnp.full(features.shape[:-1], jnp.nan)
         truth = jax.nn.one_hot(hidden, self.hidden_states)
-        return out, self.critic(jnp.concatenate([features, truth], axis=-1))[..., 0]
+        return self.critic(jnp.concatenate([features, truth], axis=-1))[..., 0]
 
     def step(
         self, state: Any, x: Inputs, start: Start, hidden: Hidden = None
@@ -102,9 +116,25 @@ class ActorCritic(eqx.Module):
         state, features = self.memory.step(state, x, start)
         return state, *self.heads(features, hidden)
 
-    def unroll(
+    def watch(
         self, state: Any, xs: Inputs, starts: Bool[Array, " T"], hidden: Int[Array, " T"] | None = None
+    ) -> tuple[Any, Float[Array, " T"]]:
+        """(state of the critic's own memory, values) of T steps."""
+        assert self.critic_memory is not None, "the critic shares the actor's memory"
+        state, features = self.critic_memory.unroll(state, xs, starts)
+        return state, self.value(features, hidden)
+
+    def unroll(
+        self,
+        state: Any,
+        xs: Inputs,
+        starts: Bool[Array, " T"],
+        hidden: Int[Array, " T"] | None = None,
+        critic_state: Any = None,
     ) -> tuple[Any, Float[Array, "T p"], Float[Array, " T"]]:
-        """To learn: (memory state, parameters, values) of T steps."""
+        """To learn: (memory state, parameters, values) of T steps. critic_state: of its own memory."""
         state, features = self.memory.unroll(state, xs, starts)
-        return state, *self.heads(features, hidden)
+        parameters, values = self.heads(features, hidden)
+        if self.critic_memory is not None:
+            _, values = self.watch(critic_state, xs, starts, hidden)
+        return state, parameters, values

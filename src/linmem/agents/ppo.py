@@ -22,14 +22,14 @@ Details that change results, numbered as they are marked in the code:
     details for continuous actions).
 10. If wished: observations are normalised (``memories/normalised.py``) by what was seen before the rollout,
     rewards are divided by the spread of their discounted sums so far, and the critic sees the world's hidden
-    state, which the actor does not (L. Pinto et al. 2018, arXiv:1710.06542).
+    state, which the actor does not (L. Pinto et al. 2018, arXiv:1710.06542), or has a memory of its own.
 
 The agent never asks which memory it holds.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -47,7 +47,7 @@ from ..worlds.base import AbstractHostWorld, AbstractWorld
 from . import host
 from .policy import ActorCritic
 from .returns import advantages
-from .rollout import Actor, Slot, begin, collect
+from .rollout import Actor, Slot, begin, blank_memory, collect
 from .spread import by_actor, everywhere, spread
 
 MakeMemory = Callable[[AbstractWorld, int, PRNGKeyArray], AbstractMemory]
@@ -91,6 +91,8 @@ class PPOConfig:
     """divide rewards, before reward_scale, by the spread so far of the discounted sum of past ones"""
     privileged_critic: bool = False
     """let the critic, which does not act, see the world's hidden state too"""
+    separate_critic: bool = False
+    """give the critic a memory of its own, as large as the actor's: what it learns cannot spoil the policy"""
 
     def __post_init__(self):
         if self.actors % self.minibatches:
@@ -109,7 +111,7 @@ class PPOConfig:
 
 
 class State(NamedTuple):
-    """What the next update needs."""
+    """What the next update needs. critic: states of the critic's own memory, per actor; None without one."""
 
     policy: ActorCritic
     optimiser: optax.OptState
@@ -117,6 +119,7 @@ class State(NamedTuple):
     key: PRNGKeyArray
     update: Int[Array, ""]
     earning: "Earning | None" = None
+    critic: Any = None
 
 
 class Earning(NamedTuple):
@@ -171,11 +174,20 @@ def init(
 ) -> State:
     """The state before the first of ``updates`` updates."""
     memory_key, policy_key, actor_key, key = jax.random.split(key, 4)
-    memory = make_memory(world, config.memory_size, memory_key)
-    if config.normalise_observations:
-        memory = Normalised.around(memory, world.observation_space)
-    hidden_states = _hidden_states(world) if config.privileged_critic else None
-    policy = ActorCritic(memory, world.action_space, config.memory_size, hidden_states, key=policy_key)
+
+    def make(key: PRNGKeyArray) -> AbstractMemory:
+        memory = make_memory(world, config.memory_size, key)
+        return Normalised.around(memory, world.observation_space) if config.normalise_observations else memory
+
+    critic_memory = make(jax.random.fold_in(memory_key, 1)) if config.separate_critic else None
+    policy = ActorCritic(
+        make(memory_key),
+        world.action_space,
+        config.memory_size,
+        _hidden_states(world) if config.privileged_critic else None,
+        critic_memory,
+        key=policy_key,
+    )
     actor_keys = jax.random.split(actor_key, config.actors)
     if isinstance(world, AbstractHostWorld):
         actors = host.blank(policy, world, config.actors)  # filled when its copies begin
@@ -184,7 +196,8 @@ def init(
     learned = eqx.filter(policy, eqx.is_inexact_array)
     earning = Earning(jnp.zeros(config.actors), no_moments(())) if config.normalise_rewards else None
     opt_state = optimiser(config, updates).init(learned)
-    return State(policy, opt_state, actors, key, jnp.zeros((), jnp.int32), earning)
+    critic = None if critic_memory is None else blank_memory(critic_memory, config.actors)
+    return State(policy, opt_state, actors, key, jnp.zeros((), jnp.int32), earning, critic)
 
 
 def _hidden_states(world: AbstractWorld) -> int:
@@ -219,34 +232,46 @@ def improve(
 ) -> tuple[State, Metrics]:
     """Learn from the rollout ``slots`` (time, actors), which began in ``state`` and left the actors as
     ``actors``, in the hidden states ``hidden``."""
-    first_memory = state.actors.memory
-    _, _, last_value = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start, hidden)
-    values = jnp.concatenate([slots.value, last_value[None]])
+    first_memory = state.actors.memory, state.critic
+    if state.critic is None:
+        critic, past = None, slots.value
+        _, _, last = jax.vmap(state.policy.step)(actors.memory, actors.inputs, actors.start, hidden)
+    else:  # it did not act; its values are those of the parameters that did
+        watch = jax.vmap(state.policy.watch, in_axes=(0, 1, 1, 1), out_axes=(0, 1))
+        critic, past = watch(state.critic, slots.inputs, slots.start, slots.hidden)
+        _, (last,) = watch(critic, *jax.tree.map(lambda x: x[None], (actors.inputs, actors.start, hidden)))
+    values = jnp.concatenate([past, last[None]])
     rewards, earning = slots.reward / config.reward_scale, state.earning
     if earning is not None:
         earning = earn(earning, slots, config.discount)
         rewards /= jnp.sqrt(earning.moments.variance + 1e-8)
     gains = advantages(rewards, values, slots.terminated, slots.truncated, config.discount, config.trace)
-    targets = gains + slots.value  # detail 5
+    targets = gains + past  # detail 5
 
     policy, opt_state, losses = learn(
         config, updates, state.policy, state.optimiser, (first_memory, slots, gains, targets), learn_key, mesh
     )
-    if isinstance(policy.memory, Normalised):  # every observation once: a final one does not act
-        observations = slots.inputs.observation
-        rows = observations.reshape(-1, *observations.shape[2:])
-        memory = policy.memory.after(rows, jnp.ones(len(rows), bool))
-        policy = eqx.tree_at(lambda p: p.memory, policy, memory)
+    if config.normalise_observations:  # every observation once: a final one does not act
+        policy = _normalised_after(policy, slots.inputs.observation)
     ended = ~jnp.isnan(slots.returns)
     metrics = Metrics(
         reward=_mean(slots.reward, slots.acts),
         episode_return=_mean(slots.returns, ended),
         episodes=jnp.sum(ended),
         steps=jnp.sum(slots.acts),
-        explained=1 - _variance(targets - slots.value, slots.acts) / _variance(targets, slots.acts),
+        explained=1 - _variance(gains, slots.acts) / _variance(targets, slots.acts),
         **losses,
     )
-    return State(policy, opt_state, actors, state.key, state.update + 1, earning), metrics
+    return State(policy, opt_state, actors, state.key, state.update + 1, earning, critic), metrics
+
+
+def _normalised_after(policy: ActorCritic, observations: Array) -> ActorCritic:
+    rows = observations.reshape(-1, *observations.shape[2:])
+
+    def after(part):
+        return part.after(rows, jnp.ones(len(rows), bool)) if isinstance(part, Normalised) else part
+
+    return jax.tree.map(after, policy, is_leaf=lambda part: isinstance(part, Normalised))
 
 
 def earn(earning: Earning, slots: Slot, discount: float) -> Earning:
@@ -291,9 +316,11 @@ def learn(
 
 
 def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gains: Array, targets: Array):
-    """The objective on whole rollouts of some actors: (loss, its parts)."""
-    unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1, 1), out_axes=(0, 1, 1))
-    _, parameters, values = unroll(first_memory, slots.inputs, slots.start, slots.hidden)  # detail 1
+    """The objective on whole rollouts of some actors: (loss, its parts). first_memory: in which states the
+    actors' memory, and the critic's own, began them."""
+    memory, critic = first_memory
+    unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1, 1, 0), out_axes=(0, 1, 1))
+    _, parameters, values = unroll(memory, slots.inputs, slots.start, slots.hidden, critic)  # detail 1
     log_ratio = policy.actions.log_prob(parameters, slots.action) - slots.log_prob
     ratio = jnp.exp(log_ratio)
     centred = gains - _mean(gains, slots.acts)
@@ -344,7 +371,7 @@ def places(state: State, mesh: Mesh):
     """Where each leaf of the state of several seeds goes: what belongs to an actor to its device."""
     actors = lambda tree: jax.tree.map(lambda _: by_actor(mesh, 1), tree)  # noqa: E731
     placed = jax.tree.map(lambda _: everywhere(mesh), state)
-    placed = placed._replace(actors=actors(state.actors))
+    placed = placed._replace(actors=actors(state.actors), critic=actors(state.critic))
     if placed.earning is not None:
         placed = placed._replace(earning=placed.earning._replace(sums=by_actor(mesh, 1)))
     return placed

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from ..core.types import Inputs, Start
+from ..memories.base import AbstractMemory
 from ..worlds.base import AbstractWorld
 from ..worlds.spaces import zeros
 from .policy import ActorCritic, Hidden
@@ -62,6 +63,11 @@ def begin(policy: ActorCritic, world: AbstractWorld, key: PRNGKeyArray) -> Actor
     state, observation = world.init(key)
     false = jnp.asarray(False)
     return Actor(state, policy.memory.init(), _first_inputs(world, observation), ~false, false, jnp.zeros(()))
+
+
+def blank_memory(memory: AbstractMemory, count: int) -> Any:
+    """The memory's state before anything was seen, for each of ``count`` copies."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), memory.init())
 
 
 def _first_inputs(world: AbstractWorld, observation: Any) -> Inputs:

@@ -4,12 +4,14 @@ Each contender is a function of (world, updates, seed, sizes) that gives ``Train
 and what is learned from it. The worlds are ours in every case, compiled and vectorised, so that none waits
 for its environment. Equal are: copies, unroll, epochs, minibatches, width, Adam's step size, discount,
 lambda, clipping, entropy and value costs, gradient clipping, the scale of rewards, and what is observed (the
-last action, too). Not equal, because the libraries are built so: ours has one memory for actor and critic,
-SB3 and memorax have two, and memorax learns them one after the other.
+last action, too). Not equal, because the libraries are built so: SB3 and memorax have a memory for the actor
+and one for the critic, and memorax learns them one after the other; ours share one, unless the contender is
+called separate.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -65,11 +67,11 @@ class Trained(NamedTuple):
 Contender = Callable[[str, int, int, Sizes], Trained]
 
 
-def ours(memory: str) -> Contender:
-    """This library with one of its memories."""
+def ours(memory: str, separate: bool = False) -> Contender:
+    """This library with one of its memories, or one each for actor and critic."""
 
     def train(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
-        config, made = sizes.config(), resolve(world).make()
+        config, made = replace(sizes.config(), separate_critic=separate), resolve(world).make()
         began = time.perf_counter()
         keys = jax.random.split(jax.random.key(seed), 1)
         state = ppo.seeds_init(config, made, MEMORIES[memory].make, updates, keys)
@@ -285,6 +287,8 @@ def sb3(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
 CONTENDERS: dict[str, Contender] = {
     "linmem gru": ours("gru"),
     "linmem s5": ours("s5"),
+    "linmem gru separate": ours("gru", separate=True),
+    "linmem s5 separate": ours("s5", separate=True),
     "linmem trace": ours("trace"),
     "linmem deep_alf_random": ours("deep_alf_random"),
     "memorax gru": memorax("gru"),

@@ -36,7 +36,8 @@ class Policy:
     greedy:          take the most probable action instead of drawing one.
     rng:             seed of the draws.
     loading_seconds: what making it took, reading and compiling included.
-    value:           the critic's value of the last step: the discounted reward it expects from there.
+    value:           the critic's value of the last step: the discounted reward it expects from there; nan if
+                     the critic does not act (it has a memory of its own, or sees the hidden state).
     features:        what the memory gave to the policy at the last step.
     """
 

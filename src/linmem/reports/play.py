@@ -1,5 +1,6 @@
 """One episode as lines of text, with the beliefs beside it."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,8 @@ def lines(episode: Episode) -> Iterator[Text]:
             text.append(f"{reward:>+8.3f}", style="green" if reward > 0 else "red" if reward < 0 else "")
         else:
             text.append(f"{'(cut off)':{WIDTH}} {'':8}")
-        text.append(f" {float(episode.value[t]):>+8.3f}")
+        value = float(episode.value[t])
+        text.append(f" {'-':>8}" if math.isnan(value) else f" {value:>+8.3f}")
         if episode.belief is not None and episode.decoded is not None and episode.hidden is not None:
             hidden = int(episode.hidden[t])
             text.append(f"  {_short(_named(words.states, hidden)):>{_state_width(episode)}}  ")
