@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 
@@ -254,6 +255,19 @@ def test_a_critic_with_a_memory_of_its_own_shares_no_gradient_with_the_actor():
     actor, critic = size(separate, actors.memory, 1.0, 0.0)  # only the value's
     assert actor == 0 and critic > 0
     assert size(policy, None, 1.0, 0.0)[0] > 0  # which reaches a memory that they share
+
+
+def test_however_large_the_values_are_a_separate_critic_leaves_the_policy_its_steps():
+    """After one step of Adam: rewards a thousand times as large change what it notes of the critic only."""
+    world, learned = RingWorld(episode_length=7), {}
+    for separate in (True, False):
+        for scale in (1.0, 1e-3):
+            config = replace(SMALL, separate_critic=separate, reward_scale=scale, epochs=1, minibatches=1)
+            config = replace(config, max_gradient=0.5, step_size=1e-4, entropy_cost=0.0)
+            state, _ = trained(world, "none", 1, config, seeds=1)
+            learned[separate, scale] = np.abs(optax.tree.get(state.optimiser, "mu").actor.out.weight).max()
+    np.testing.assert_allclose(learned[True, 1e-3], learned[True, 1.0], rtol=0.3)
+    assert learned[False, 1e-3] < 0.01 * learned[False, 1.0]
 
 
 def test_values_are_those_of_the_critics_own_memory_across_rollouts():

@@ -22,7 +22,8 @@ Details that change results, numbered as they are marked in the code:
     details for continuous actions).
 10. If wished: observations are normalised (``memories/normalised.py``) by what was seen before the rollout,
     rewards are divided by the spread of their discounted sums so far, and the critic sees the world's hidden
-    state, which the actor does not (L. Pinto et al. 2018, arXiv:1710.06542), or has a memory of its own.
+    state, which the actor does not (L. Pinto et al. 2018, arXiv:1710.06542), or shares nothing with the
+    actor: its memory is its own, and its gradient is clipped alone.
 
 The agent never asks which memory it holds.
 """
@@ -92,7 +93,7 @@ class PPOConfig:
     privileged_critic: bool = False
     """let the critic, which does not act, see the world's hidden state too"""
     separate_critic: bool = False
-    """give the critic a memory of its own, as large as the actor's: what it learns cannot spoil the policy"""
+    """give the critic a memory of its own, as large as the actor's, and a gradient clipped alone"""
 
     def __post_init__(self):
         if self.actors % self.minibatches:
@@ -166,7 +167,20 @@ def optimiser(config: PPOConfig, updates: int) -> optax.GradientTransformation:
     """Adam for a run of ``updates`` updates (detail 6)."""
     steps = updates * config.epochs * config.minibatches
     size = optax.linear_schedule(config.step_size, 0.0, steps) if config.anneal else config.step_size
-    return optax.chain(optax.clip_by_global_norm(config.max_gradient), optax.adam(size, eps=1e-5))
+    clip = optax.clip_by_global_norm(config.max_gradient)
+    if (
+        config.separate_critic
+    ):  # clipped together, a large error of the value would shorten the policy's steps
+        clip = optax.partition({"actor": clip, "critic": clip}, _whose)
+    return optax.chain(clip, optax.adam(size, eps=1e-5))
+
+
+def _whose(policy: ActorCritic) -> ActorCritic:
+    """Of each parameter: "actor" or "critic"."""
+    names = jax.tree.map(lambda _: "actor", policy)
+    return eqx.tree_at(
+        lambda p: (p.critic, p.critic_memory), names, replace_fn=lambda p: jax.tree.map(lambda _: "critic", p)
+    )
 
 
 def init(

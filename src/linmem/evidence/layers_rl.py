@@ -1,10 +1,9 @@
 """Do the selective and matrix-valued layers learn by reinforcement? PPO on RingWorld with each of them.
 
 All agents are of one small size and trained alike, 200,000 steps of 2 seeds; they differ in their memory
-only. Discounted returns are about 10 here, so rewards are divided by that, and the critic has a memory of its
-own: where the value's gradients decide what a memory learns, some layers do not train. A layer trains if
-every one of its agents ends above all agents without memory. The exact belief stands beside them as what
-could be reached. Every row is a memory in one run folder, trained and resumed as `linmem run` does.
+only. A layer trains if every one of its agents ends above all agents without memory. The exact belief stands
+beside them as what could be reached. Every row is a memory in one run folder, trained and resumed as
+`linmem run` does.
 """
 
 from dataclasses import replace
@@ -44,15 +43,7 @@ LAYERS = (
 
 def config_of(steps: int, seeds: int, size: int) -> RunConfig:
     """One run of all rows."""
-    ppo = replace(
-        RINGWORLD_PPO,
-        actors=32,
-        unroll=64,
-        minibatches=4,
-        memory_size=size,
-        reward_scale=10.0,
-        separate_critic=True,
-    )
+    ppo = replace(RINGWORLD_PPO, actors=32, unroll=64, minibatches=4, memory_size=size)
     return RunConfig(memory=REFERENCES + LAYERS, seeds=seeds, steps=steps, ppo=ppo)
 
 

@@ -5,8 +5,8 @@ and what is learned from it. The worlds are ours in every case, compiled and vec
 for its environment. Equal are: copies, unroll, epochs, minibatches, width, Adam's step size, discount,
 lambda, clipping, entropy and value costs, gradient clipping, the scale of rewards, and what is observed (the
 last action, too). Not equal, because the libraries are built so: SB3 and memorax have a memory for the actor
-and one for the critic, and memorax learns them one after the other; ours share one, unless the contender is
-called separate.
+and one for the critic, and memorax clips their gradients apart and learns them one after the other; in ours
+they share one, unless the contender is called separate.
 """
 
 import time
