@@ -2,6 +2,7 @@
 and nothing that crosses a start."""
 
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -228,6 +229,30 @@ def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
         lambda a, b: bool((a != b).any()), gradient(late, spoiled), gradient(slots, spoiled)
     )
     assert any(jax.tree.leaves(differs))
+
+
+def test_minibatches_split_the_actors_and_normalise_the_advantages_of_their_decisions():
+    world, config = RingWorld(episode_length=7), replace(SMALL, actors=4, minibatches=4, step_size=0.0)
+    policy = a_policy("s5", world)
+    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 4))
+    actors, _ = collect(policy, world, actors, jax.random.key(1), 5)
+    _, slots = collect(policy, world, actors, jax.random.key(2), 10)
+    gains, targets = jax.random.normal(jax.random.key(3), (2, *slots.reward.shape))
+    optimiser = ppo.optimiser(config, 1).init(eqx.filter(policy, eqx.is_inexact_array))
+
+    @partial(jax.jit, static_argnums=1)
+    def parts(gains, value_cost):
+        data = (actors.memory, None), slots, gains, targets
+        cost = replace(config, value_cost=value_cost, entropy_cost=0.0)
+        return ppo.learn(cost, 1, policy, optimiser, data, jax.random.key(4))[2]
+
+    # nobody learns here: the mean over minibatches is that of all actors, each with its memory and targets
+    _, whole = ppo.loss(policy, config, (actors.memory, None), slots, gains, targets)
+    np.testing.assert_allclose(parts(gains, 1.0)["value_loss"], whole["value_loss"], rtol=1e-4)
+    assert not slots.acts.all()
+    other = jnp.where(slots.acts, gains * jnp.array([1.0, 2.0, 30.0, 0.1]) + 3, 1e9)
+    np.testing.assert_allclose(parts(other, 0.0)["gradient"], parts(gains, 0.0)["gradient"], rtol=1e-3)
+    assert parts(gains**3, 0.0)["gradient"] != parts(gains, 0.0)["gradient"]
 
 
 def _separate(policy: ActorCritic, critic_memory) -> ActorCritic:

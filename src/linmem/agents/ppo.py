@@ -309,11 +309,8 @@ def learn(
     transform = optimiser(config, updates)
     size = config.actors // config.minibatches
 
-    def minibatch(carry, chosen):
+    def minibatch(carry, part):
         policy, opt_state = carry
-        first_memory, *timed = data
-        memory = spread(jax.tree.map(lambda x: x[chosen], first_memory), 0, mesh)
-        part = memory, *spread(jax.tree.map(lambda x: x[:, chosen], timed), 1, mesh)
         (_, parts), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(policy, config, *part)
         changes, opt_state = transform.update(gradient, opt_state)
         parts["gradient"] = optax.tree.norm(gradient)
@@ -321,7 +318,13 @@ def learn(
 
     def epoch(carry, key):
         order = jax.random.permutation(key, config.actors).reshape(config.minibatches, size)
-        return jax.lax.scan(minibatch, carry, order)
+        # all minibatches at once: devices that share the actors then exchange them once an epoch
+        first_memory, *timed = data
+        memory = spread(jax.tree.map(lambda x: x[order], first_memory), 1, mesh)
+        timed = jax.tree.map(lambda x: jnp.moveaxis(x[:, order], 1, 0), timed)
+        slots, gains, targets = spread(timed, 2, mesh)
+        gains = jax.vmap(normalised)(gains, slots.acts)
+        return jax.lax.scan(minibatch, carry, (memory, slots, gains, targets))
 
     (policy, opt_state), parts = jax.lax.scan(
         epoch, (policy, opt_state), jax.random.split(key, config.epochs)
@@ -331,16 +334,14 @@ def learn(
 
 def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gains: Array, targets: Array):
     """The objective on whole rollouts of some actors: (loss, its parts). first_memory: in which states the
-    actors' memory, and the critic's own, began them."""
+    actors' memory, and the critic's own, began them. gains: advantages, normalised."""
     memory, critic = first_memory
     unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1, 1, 0), out_axes=(0, 1, 1))
     _, parameters, values = unroll(memory, slots.inputs, slots.start, slots.hidden, critic)  # detail 1
     log_ratio = policy.actions.log_prob(parameters, slots.action) - slots.log_prob
     ratio = jnp.exp(log_ratio)
-    centred = gains - _mean(gains, slots.acts)
-    scaled = centred / (jnp.sqrt(_variance(gains, slots.acts)) + 1e-8)  # detail 3
     within = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
-    policy_loss = -_mean(jnp.minimum(ratio * scaled, within * scaled), slots.acts)  # detail 4
+    policy_loss = -_mean(jnp.minimum(ratio * gains, within * gains), slots.acts)  # detail 4
     value_loss = _mean((values - targets) ** 2, slots.acts)
     entropy = _mean(policy.actions.entropy(parameters), slots.acts)
     total = policy_loss + config.value_cost * value_loss - config.entropy_cost * entropy
@@ -351,6 +352,11 @@ def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gain
         "divergence": _mean(ratio - 1 - log_ratio, slots.acts),
         "clipped": _mean((jnp.abs(ratio - 1) > config.clip).astype(jnp.float32), slots.acts),
     }
+
+
+def normalised(gains: Array, acts: Array) -> Array:
+    """Detail 3."""
+    return (gains - _mean(gains, acts)) / (jnp.sqrt(_variance(gains, acts)) + 1e-8)
 
 
 def _mean(x: Array, where: Array) -> Array:

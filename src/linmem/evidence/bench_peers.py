@@ -6,6 +6,7 @@ another. The rate is that of the median update, the return that of the last fift
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def main(
 
 def _run(out: Path, name: str, world: str, updates: int, seed: int, sizes: Sizes) -> dict[str, Any]:
     settings = {"contender": name, "world": world, "updates": updates, "seed": seed}
-    settings |= {"width": sizes.width, "reward_scale": sizes.reward_scale}
+    settings |= asdict(sizes.config())
 
     def apart():
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

@@ -2,11 +2,11 @@
 
 Each contender is a function of (world, updates, seed, sizes) that gives ``Trained``; an update is a rollout
 and what is learned from it. The worlds are ours in every case, compiled and vectorised, so that none waits
-for its environment. Equal are: copies, unroll, epochs, minibatches, width, Adam's step size, discount,
-lambda, clipping, entropy and value costs, gradient clipping, the scale of rewards, and what is observed (the
-last action, too). Not equal, because the libraries are built so: SB3 and memorax have a memory for the actor
-and one for the critic, and memorax clips their gradients apart and learns them one after the other; in ours
-they share one, unless the contender is called separate.
+for its environment. Equal are: copies, unroll, epochs, minibatches, width, Adam's falling step size,
+discount, lambda, clipping, entropy and value costs, gradient clipping, the scale of rewards, and what is
+observed (the last action, too). Not equal, because the libraries are built so: SB3 and memorax have a memory
+for the actor and one for the critic, and memorax clips their gradients apart and learns them one after the
+other; in ours they share one, unless the contender is called separate.
 """
 
 import time
@@ -45,7 +45,6 @@ class Sizes(NamedTuple):
             epochs=self.epochs,
             minibatches=self.minibatches,
             step_size=STEP_SIZE,
-            anneal=False,
             max_gradient=0.5,
             memory_size=self.width,
             reward_scale=self.reward_scale,
@@ -53,6 +52,7 @@ class Sizes(NamedTuple):
 
 
 STEP_SIZE = 1e-3
+"""It falls linearly to 0 over a training, as in `linmem run`."""
 
 
 class Trained(NamedTuple):
@@ -173,8 +173,9 @@ def memorax(kind: str) -> Contender:
             "s5": lambda: Memoroid(cell=S5Cell(features=sizes.width, state_size=sizes.width)),
         }[kind]()
         extractor = FeatureExtractor(observation_extractor=MLP(features=(sizes.width,)))
+        step_size = optax.linear_schedule(STEP_SIZE, 0.0, updates * sizes.epochs * sizes.minibatches)
         optimiser = optax.chain(
-            optax.clip_by_global_norm(equal.max_gradient), optax.adam(STEP_SIZE, eps=1e-5)
+            optax.clip_by_global_norm(equal.max_gradient), optax.adam(step_size, eps=1e-5)
         )
         actor = Network(extractor, torso, heads.Categorical(copy.actions))
         critic = Network(extractor, torso, heads.VNetwork())
@@ -265,7 +266,7 @@ def sb3(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
     model = RecurrentPPO(
         "MlpLstmPolicy",
         Copies(),
-        learning_rate=STEP_SIZE,
+        learning_rate=lambda left: STEP_SIZE * left,
         n_steps=sizes.unroll,
         batch_size=count * sizes.unroll // sizes.minibatches,
         n_epochs=sizes.epochs,
