@@ -168,9 +168,7 @@ def optimiser(config: PPOConfig, updates: int) -> optax.GradientTransformation:
     steps = updates * config.epochs * config.minibatches
     size = optax.linear_schedule(config.step_size, 0.0, steps) if config.anneal else config.step_size
     clip = optax.clip_by_global_norm(config.max_gradient)
-    if (
-        config.separate_critic
-    ):  # clipped together, a large error of the value would shorten the policy's steps
+    if config.separate_critic:  # clipped together, large errors of the value would shorten the policy's steps
         clip = optax.partition({"actor": clip, "critic": clip}, _whose)
     return optax.chain(clip, optax.adam(size, eps=1e-5))
 
@@ -355,7 +353,7 @@ def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gain
 
 
 def normalised(gains: Array, acts: Array) -> Array:
-    """Detail 3."""
+    """With mean 0 and variance 1 over real decisions (detail 3)."""
     return (gains - _mean(gains, acts)) / (jnp.sqrt(_variance(gains, acts)) + 1e-8)
 
 

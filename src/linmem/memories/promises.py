@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, PyTree
 from .base import AbstractLinearMemory, AbstractMemory
 
 STEPS = 13
-LONG = 4000
+LONG = 10_000
 STARTS = np.isin(np.arange(STEPS), [0, 4, 5])  # at the beginning, after a few steps, and two in a row
 LAST_START = 5
 # float32 carries 7 digits; a few are lost over STEPS steps, one or two more over LONG steps.
@@ -254,7 +254,7 @@ def saving_and_loading_changes_nothing(cls: type[AbstractMemory]) -> None:
 
 
 def float32_stays_near_float64(cls: type[AbstractMemory]) -> None:
-    """Over 4000 steps without a start, features stay within 1e-3 of the float64 recurrence,
+    """Over 10,000 steps without a start, features stay within 1e-3 of the float64 recurrence,
     relative to the largest."""
     memory, xs = _example(cls, LONG)
     starts = np.arange(LONG) == 0
