@@ -1,12 +1,21 @@
 """Shared by all tests: the persistent compilation cache, and float64 where an oracle asks for it."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time here goes into LLVM, for code that runs for milliseconds. XLA's own passes stay the same.
 # Processes that tests start inherit this.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# XLA's older way to write fused loops compiles in half the time. A jaxlib that no longer has the flag would
+# end the process, so another one tries; workers inherit the answer.
+if "XLA_FLAGS" not in os.environ:
+    trial = [sys.executable, "-c", "import jax; jax.devices()"]
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+    if subprocess.run(trial, check=False, capture_output=True).returncode:
+        os.environ["XLA_FLAGS"] = ""
 
 import jax
 import pytest
