@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from ..core.algebra import AbstractAlgebra, Element
+from ..core.checkpointed import in_blocks
 from ..core.scan import scan
 from ..core.types import Start
 
@@ -92,12 +93,17 @@ class AbstractLinearMemory(AbstractMemory):
 
     def unroll(self, state, xs, starts):
         axes = self.time_axes()
-        elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
-        elements = jax.tree.map(
-            lambda axis, part: jax.tree.map(lambda leaf: leaf[None], part) if axis is None else part,
-            axes,
-            elements,
-            is_leaf=lambda axis: axis is None,
-        )
-        state, states = scan(self.algebra, elements, state, starts)
-        return state, self.decode_all(states, xs)
+
+        def unroll(state, timed):
+            xs, starts = timed
+            elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
+            elements = jax.tree.map(
+                lambda axis, part: jax.tree.map(lambda leaf: leaf[None], part) if axis is None else part,
+                axes,
+                elements,
+                is_leaf=lambda axis: axis is None,
+            )
+            state, states = scan(self.algebra, elements, state, starts)
+            return state, self.decode_all(states, xs)
+
+        return in_blocks(unroll, state, (xs, starts))
