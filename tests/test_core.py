@@ -1,6 +1,7 @@
 """The recurrence: algebra laws, three ways to scan against a literal loop, the derivative, starts, memory."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -287,6 +288,22 @@ def test_forward_and_backward_keep_no_copies_beyond_inputs_and_outputs():
     assert (
         temporary <= 3 * 4 * shape[0] * shape[1]
     )  # g_t and h_{t-1}; a tree of composed elements keeps 11 levels
+
+
+@pytest.mark.parametrize("algebra", [Diagonal(), Dense(), Dense(LogSumExp(projective=True))], ids=repr)
+def test_no_step_copies_the_whole_sequence(algebra):
+    """It would cost T^2: a belief over 16,000 steps once took sixty times as long."""
+    steps, size = 997, 3
+    inputs = jax.ShapeDtypeStruct((steps, size), jnp.float32)
+    transition = jnp.zeros((1, size) if isinstance(algebra, Diagonal) else (1, size, size))
+    run = lambda b: scan(algebra, Element(transition, b), jnp.zeros(size))  # noqa: E731
+    for program in (run, jax.grad(lambda b: jnp.sum(jnp.cos(run(b)[1])))):
+        text = jax.jit(program).lower(inputs).compile().as_text()
+        body = re.search(r" while\(.*body=%?([\w.-]+)", text)
+        assert body
+        body = text[text.index(f"\n%{body[1]} ") :]
+        lines = body[: body.index("\n}")].splitlines()
+        assert len(lines) > 3 and not [line for line in lines if f"f32[{steps}" in line and " copy(" in line]
 
 
 def test_wrong_shapes_are_refused_with_both_shapes_named():

@@ -223,7 +223,7 @@ def _sequential(algebra, elements, starts, initial, dtype):
         h = algebra.act(Element(transition, b), _erase(algebra, _match(start, shape, h), h)).astype(h.dtype)
         return h, h.astype(dtype)
 
-    last, states = _loop(body, range(steps), initial, elements.input)
+    last, states = _loop(body, range(steps), initial, elements.input, algebra.elementwise)
     return last.reshape(shape), states.reshape(-1, *shape)
 
 
@@ -247,17 +247,19 @@ def _at(tree, t, steps):
     )
 
 
-def _loop(body, times, carry, entries):
+def _loop(body, times, carry, entries, in_place):
     """Step ``body(t, carry, entry_t) -> (carry, state_t)`` through ``times``: (last carry, all states).
 
-    A state is written where its entry stood. That moves fewer bytes than a buffer for the states, which
-    would have to be filled first; and if nothing else needs the entries, XLA does not copy them either."""
+    in_place: a state is written where its entry stood. That moves fewer bytes than a buffer for the states,
+    which would have to be filled first; and if nothing else needs the entries, XLA does not copy them either.
+    Where a step is more than one kernel, though, XLA reads entries in several of them, and copies the whole
+    array at each step so that none of them reads what another has written."""
 
     def step(i, so_far):
         carry, written = so_far
         # unsigned: a signed index would be checked for being negative, at each step, by a kernel of its own
         t = (times.start + times.step * i).astype(jnp.uint32)
-        entry = jax.lax.dynamic_index_in_dim(written, t, keepdims=False)
+        entry = jax.lax.dynamic_index_in_dim(written if in_place else entries, t, keepdims=False)
         # The barrier keeps reading and writing in two kernels: for one that does both XLA would first copy
         # the whole array, at each step.
         carry, state = jax.lax.optimization_barrier(body(t, carry, entry))
@@ -359,7 +361,7 @@ def backward(algebra, method, timed, starts, rest):
             return g, g
 
         g = g_states.astype(g_last.dtype).at[-1].add(g_last)
-        g_first, g = _loop(body, range(steps - 2, -1, -1), g[-1], g)
+        g_first, g = _loop(body, range(steps - 2, -1, -1), g[-1], g, algebra.elementwise)
         g_initial = passed(0, g_first)
         return g.reshape(-1, *shape), g_initial.reshape(shape)
 
