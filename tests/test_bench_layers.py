@@ -5,7 +5,7 @@ import pytest
 
 from linmem.core.registry import UnknownName
 from linmem.evidence import bench_layers, peers
-from linmem.memories import LRU
+from linmem.memories import LRU, learned_layers
 
 
 def test_operations_of_a_step_are_those_of_its_products_and_a_few_a_state():
@@ -21,6 +21,14 @@ def test_a_target_holds_by_speed_over_the_best_peer_or_by_nearness_to_the_floor(
 
     rows = [row(1.6, 9.0), row(1.4, 1.9), row(1.4, 2.1), row(None, 1.0)]
     assert [t.holds for t in bench_layers._targets(rows)] == [True, True, False]
+
+
+def test_a_layer_with_more_features_than_inputs_can_be_timed(monkeypatch):
+    monkeypatch.setattr(bench_layers, "BATCH", 2)
+    monkeypatch.setattr(bench_layers, "SIZE", 8)
+    candidates = bench_layers._candidates(learned_layers()["hiss"](8, jax.random.key(0)), {})
+    call, reason = bench_layers._ready(*candidates["forward + backward"], length=6, longest=60.0)
+    assert call is not None and reason is None
 
 
 def test_an_unknown_layer_is_named_with_the_known_ones():

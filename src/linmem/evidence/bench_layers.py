@@ -1,7 +1,7 @@
 """`linmem bench layers`: tokens per second of every learned layer, beside other libraries and the machine.
 
-The layers are those of the registry, without encoder and residual block, at width 128. Forward is ``unroll``
-of a batch; backward is the gradient in parameters and inputs.
+The layers are those of the registry, without encoder and residual block, at width 128. Forward is
+``unroll_batch``; backward is the gradient in parameters and inputs.
 
 The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and
 its bytes over the measured speed of a + b. Operations of a token are those of one ``step`` (as the compiler
@@ -21,7 +21,7 @@ from rich.progress import track
 
 from ..core.registry import UnknownName
 from ..memories import learned_layers
-from ..memories.base import AbstractMemory
+from ..memories.base import AbstractMemory, unroll_batch
 from ..memories.matrix_memory import AbstractMatrixMemory
 from ..reports.tables import Table
 from .bench_kernels import floor as chunked_floor
@@ -102,7 +102,7 @@ def _candidates(memory: AbstractMemory, made: dict[str, Peer]) -> dict[str, tupl
 
     def apply(weights, xs, starts):
         memory = eqx.combine(weights, rest)
-        return jax.vmap(lambda xs, starts: memory.unroll(memory.init(), xs, starts)[1])(xs, starts)
+        return unroll_batch(memory, xs.swapaxes(0, 1), starts.T)[1].swapaxes(0, 1)
 
     ours = {"forward": (weights, apply, False), "forward + backward": (weights, apply, True)}
     return ours | {library: (peer.weights, peer.apply, True) for library, peer in made.items()}
@@ -117,8 +117,9 @@ def _ready(weights, apply, backward: bool, length: int, longest: float):
         return jnp.sum(apply(weights, xs, starts) * g)
 
     if backward:
-        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(weights, xs, starts, xs).compile()
-        arguments = (weights, xs, starts, jnp.cos(xs))
+        features = jax.eval_shape(apply, weights, xs, starts)
+        arguments = (weights, xs, starts, jnp.cos(jnp.arange(features.size)).reshape(features.shape))
+        compiled = jax.jit(jax.grad(loss, (0, 1))).lower(*arguments).compile()
     else:
         compiled = jax.jit(apply).lower(weights, xs, starts).compile()
         arguments = (weights, xs, starts)

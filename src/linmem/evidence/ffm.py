@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from rich.progress import track
 
+from ..memories.base import unroll_batch
 from ..memories.ffm import FFM
 from ..memories.gru import GRU
 from ..memories.s5 import S5
@@ -45,14 +46,13 @@ def main(batch: int = 16, repeats: int = 5, out: Path = Path("runs/ffm"), json: 
     }
     programs = {}
     for steps in track(LENGTHS, "compiling", transient=True):
-        xs = jax.random.normal(keys[3], (batch, steps, WIDTH))
-        starts = jnp.arange(steps) == 0
+        xs = jax.random.normal(keys[3], (steps, batch, WIDTH))
+        starts = jnp.zeros((steps, batch), bool).at[0].set(True)
         for name, layer in layers.items():
             floats, rest = eqx.partition(layer, eqx.is_inexact_array)
 
             def loss(floats, xs, rest=rest, starts=starts):
-                memory = eqx.combine(floats, rest)
-                return jnp.sum(jax.vmap(lambda one: memory.unroll(memory.init(), one, starts)[1])(xs) ** 2)
+                return jnp.sum(unroll_batch(eqx.combine(floats, rest), xs, starts)[1] ** 2)
 
             programs[f"{name} {steps}"] = bound(jax.grad(loss), floats, xs)
     seconds = medians(programs, repeats)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot
+from ..memories.base import unroll_batch
 from ..memories.belief import Belief
 from ..worlds.tables import POMDP
 
@@ -72,8 +73,7 @@ class Decoded(NamedTuple):
 @jax.jit
 def _replay(memory: Any, slots: Slot) -> Array:
     """The memory's features along slots (time, actors) that begin with a start."""
-    unroll = jax.vmap(memory.unroll, in_axes=(None, 1, 1), out_axes=(0, 1))
-    return unroll(memory.init(), slots.inputs, slots.start)[1]
+    return unroll_batch(memory, slots.inputs, slots.start)[1]
 
 
 def decode(policy: ActorCritic, model: POMDP, slots: Slot) -> Decoded:

@@ -9,10 +9,11 @@ first observation of an episode, so a start cannot be hidden from it by handing 
 """
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
@@ -32,6 +33,8 @@ class AbstractMemory(eqx.Module):
     """The contract. ``out_size`` is the number of features that ``step`` gives."""
 
     out_size: eqx.AbstractVar[int]
+    in_pieces: ClassVar[bool] = False
+    """Whether ``unroll`` itself goes piece by piece, its derivative doing each again from its first state."""
 
     @abc.abstractmethod
     def init(self) -> State:
@@ -59,6 +62,25 @@ class AbstractMemory(eqx.Module):
     @abc.abstractmethod
     def reference(self, xs: PyTree, starts: np.ndarray) -> np.ndarray:
         """The paper's recurrence as a literal float64 NumPy loop from ``init``: features (T, out_size)."""
+
+
+def unroll_batch(
+    memory: AbstractMemory, xs: PyTree, starts: Bool[Array, "T b"], states: State = None
+) -> tuple[State, Array]:
+    """T steps of b sequences side by side: (last states, features (T, b, out_size)).
+
+    What ``jax.vmap`` of ``unroll`` gives, from ``init`` or from ``states`` with a leading axis b; xs has
+    leading axes (T, b). Many and long sequences are run in checkpointed blocks, faster and in less memory: a
+    layer cannot see how wide its caller's vmap is, so this has to be asked for.
+    """
+    batch = starts.shape[1]
+    if states is None:
+        states = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), memory.init())
+    unroll = jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))
+    if memory.in_pieces:  # in blocks each would be done three times
+        return unroll(states, xs, starts)
+    width = batch * memory.out_size
+    return in_blocks(lambda states, timed: unroll(states, *timed), states, (xs, starts), width)
 
 
 class AbstractLinearMemory(AbstractMemory):
@@ -93,17 +115,12 @@ class AbstractLinearMemory(AbstractMemory):
 
     def unroll(self, state, xs, starts):
         axes = self.time_axes()
-
-        def unroll(state, timed):
-            xs, starts = timed
-            elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
-            elements = jax.tree.map(
-                lambda axis, part: jax.tree.map(lambda leaf: leaf[None], part) if axis is None else part,
-                axes,
-                elements,
-                is_leaf=lambda axis: axis is None,
-            )
-            state, states = scan(self.algebra, elements, state, starts)
-            return state, self.decode_all(states, xs)
-
-        return in_blocks(unroll, state, (xs, starts))
+        elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
+        elements = jax.tree.map(
+            lambda axis, part: jax.tree.map(lambda leaf: leaf[None], part) if axis is None else part,
+            axes,
+            elements,
+            is_leaf=lambda axis: axis is None,
+        )
+        state, states = scan(self.algebra, elements, state, starts)
+        return state, self.decode_all(states, xs)

@@ -27,7 +27,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..core.checkpointed import in_blocks
+from ..core.checkpointed import KEPT
 from ..core.matrices import orthogonal
 from ..core.projection import project
 from .base import AbstractMemory
@@ -67,7 +67,7 @@ def _recur(w_state, bias_new, entering, starts, initial):
 
 
 def _recur_fwd(w_state, bias_new, entering, starts, initial):
-    states = checkpoint_name(_recur(w_state, bias_new, entering, starts, initial), "states")
+    states = checkpoint_name(_recur(w_state, bias_new, entering, starts, initial), KEPT)
     return states, (w_state, bias_new, entering, starts, initial, states)
 
 
@@ -121,18 +121,10 @@ class GRU(AbstractMemory):
         return h, h
 
     def unroll(self, state, xs, starts):
-        def unroll(state, timed):
-            xs, starts = timed
-            # products for all steps; only the recurrent one is sequential
-            entering = checkpoint_name(project(xs, self.w_in.T) + self.bias, "entering")
-            states = _recur(
-                tuple(jnp.split(self.w_state, 3)), self.bias_new, _thirds(entering), starts, state
-            )
-            return states[-1], states
-
-        # what would take long to do again
-        keep = jax.checkpoint_policies.save_only_these_names("entering", "states")
-        return in_blocks(unroll, state, (xs, starts), keep)
+        # products for all steps; only the recurrent one is sequential
+        entering = checkpoint_name(project(xs, self.w_in.T) + self.bias, KEPT)
+        states = _recur(tuple(jnp.split(self.w_state, 3)), self.bias_new, _thirds(entering), starts, state)
+        return states[-1], states
 
     @classmethod
     def example(cls, key, steps):

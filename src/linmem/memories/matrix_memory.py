@@ -9,7 +9,7 @@ state of each head, and the window of the convolution.
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -34,6 +34,7 @@ class AbstractMatrixMemory(AbstractMemory):
     """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers
     without."""
 
+    in_pieces: ClassVar[bool] = True
     convolution: eqx.AbstractVar[ShortConvolution | None]
     sizes: eqx.AbstractVar[tuple[int, int, int]]
 

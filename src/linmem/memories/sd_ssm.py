@@ -20,6 +20,8 @@ Departures: none in the recurrence; the readout has no bias. The transition of a
 loop over time, so that T matrices are never stored.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,6 +39,7 @@ _SMALLEST = 1e-12  # added to entries, so that the p-norm has a derivative at ze
 class SDSSM(AbstractMemory):
     """Features (size,) for inputs (size,), from a state of ``state_size`` and ``matrices`` transitions."""
 
+    in_pieces: ClassVar[bool] = True
     dictionary: Float[Array, "k n n"]
     select: Float[Array, "in k"]
     bias: Float[Array, " k"]
