@@ -27,7 +27,7 @@ def test_a_layer_with_more_features_than_inputs_can_be_timed(monkeypatch):
     monkeypatch.setattr(bench_layers, "BATCH", 2)
     monkeypatch.setattr(bench_layers, "SIZE", 8)
     candidates = bench_layers._candidates(learned_layers()["hiss"](8, jax.random.key(0)), {})
-    call, reason = bench_layers._ready(*candidates["forward + backward"], length=6, longest=60.0)
+    call, reason = bench_layers._ready(*candidates["forward + backward"], length=6, time_axis=0, longest=60.0)
     assert call is not None and reason is None
 
 

@@ -1,7 +1,8 @@
 """`linmem bench layers`: tokens per second of every learned layer, beside other libraries and the machine.
 
 The layers are those of the registry, without encoder and residual block, at width 128. Forward is
-``unroll_batch``; backward is the gradient in parameters and inputs.
+``unroll_batch``, whose arrays begin with time; the others' begin with the batch. Backward is the gradient in
+parameters and inputs.
 
 The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and
 its bytes over the measured speed of a + b. Operations of a token are those of one ``step`` (as the compiler
@@ -73,7 +74,8 @@ def main(
         for label, (weights, apply, backward) in _candidates(memory, made).items():
             if (name, label) in slow:
                 continue
-            program, reason = _ready(weights, apply, backward, length, longest)
+            time_axis = 1 if label in made else 0
+            program, reason = _ready(weights, apply, backward, length, time_axis, longest)
             if program is None:
                 slow.add((name, label))
                 notes.append(f"{name}, {label}, T = {length}: left out, {reason}")
@@ -101,17 +103,17 @@ def _candidates(memory: AbstractMemory, made: dict[str, Peer]) -> dict[str, tupl
     weights, rest = eqx.partition(memory, eqx.is_inexact_array)
 
     def apply(weights, xs, starts):
-        memory = eqx.combine(weights, rest)
-        return unroll_batch(memory, xs.swapaxes(0, 1), starts.T)[1].swapaxes(0, 1)
+        return unroll_batch(eqx.combine(weights, rest), xs, starts)[1]
 
     ours = {"forward": (weights, apply, False), "forward + backward": (weights, apply, True)}
     return ours | {library: (peer.weights, peer.apply, True) for library, peer in made.items()}
 
 
-def _ready(weights, apply, backward: bool, length: int, longest: float):
+def _ready(weights, apply, backward: bool, length: int, time_axis: int, longest: float):
     """(program to call, None), or (None, why it is left out)."""
-    xs = jax.random.normal(jax.random.key(1), (BATCH, length, SIZE))
-    starts = jnp.zeros((BATCH, length), bool).at[:, 0].set(True)
+    first = jnp.expand_dims(jnp.arange(length) == 0, 1 - time_axis)
+    starts = jnp.repeat(first, BATCH, axis=1 - time_axis)
+    xs = jax.random.normal(jax.random.key(1), (*starts.shape, SIZE))
 
     def loss(weights, xs, starts, g):
         return jnp.sum(apply(weights, xs, starts) * g)
