@@ -222,6 +222,15 @@ def test_a_run_from_the_command_line_ends_with_a_table_and_a_report(tmp_path):
     assert list(tmp_path.glob("ringworld-*/report.html"))
 
 
+def test_a_reader_that_leaves_ends_the_command_without_a_traceback():
+    command = [sys.executable, "-m", "linmem", "run", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def test_the_quick_start_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     script = tmp_path / "quick_start.py"

@@ -459,6 +459,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UnknownName, UsageError, FolderError, ValueError, FloatingPointError, ImportError) as error:
         print(f"linmem: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # who read our output has left, as in `linmem list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
+        code = 1  # as rich ends then
     sys.exit(code)
 
 
