@@ -292,7 +292,7 @@ def test_forward_and_backward_keep_no_copies_beyond_inputs_and_outputs():
 
 @pytest.mark.parametrize("algebra", [Diagonal(), Dense(), Dense(LogSumExp(projective=True))], ids=repr)
 def test_no_step_copies_the_whole_sequence(algebra):
-    """It would cost T^2: a belief over 16,000 steps once took sixty times as long."""
+    """It would cost T^2."""
     steps, size = 997, 3
     inputs = jax.ShapeDtypeStruct((steps, size), jnp.float32)
     transition = jnp.zeros((1, size) if isinstance(algebra, Diagonal) else (1, size, size))

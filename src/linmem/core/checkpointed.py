@@ -54,8 +54,8 @@ def checkpointed_scan(
 
 
 BLOCK, MANY = 2**18, 2**20
-"""Numbers in an array of a block, and of a whole that is cut into blocks: 1 and 4 MB in float32. On the CPUs
-measured wholes of 2 MB did not gain throughout."""
+"""Numbers in an array of a block, and of a whole that is cut into blocks: 1 and 4 MB in float32.
+Below that not all layers gain on the CPUs measured; repeat it with ``linmem bench layers --whole``."""
 KEPT = "kept"
 """`checkpoint_name` of what would take long to do again, which the derivative keeps of a block."""
 
@@ -68,8 +68,9 @@ def in_blocks(
     width: how many numbers about an array of one step has. Only on a CPU: other processors have the memory
     bandwidth, and need the parallel work."""
     steps = jax.tree.leaves(timed)[0].shape[0]
-    block = max(1, BLOCK // width)
-    if jax.default_backend() != "cpu" or steps * width < MANY or steps < 2 * block:
+    if jax.default_backend() != "cpu" or steps * width < MANY:
         return unroll(carry, timed)
     keep = jax.checkpoint_policies.save_only_these_names(KEPT)
-    return scan_chunks(jax.checkpoint(unroll, prevent_cse=False, policy=keep), carry, timed, block)
+    return scan_chunks(
+        jax.checkpoint(unroll, prevent_cse=False, policy=keep), carry, timed, max(1, BLOCK // width)
+    )

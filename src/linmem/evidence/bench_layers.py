@@ -47,6 +47,7 @@ def main(
     repeats: int = 5,
     longest: float = 20.0,
     alone: bool = False,
+    whole: bool = False,
     json: Path | None = None,
 ) -> int:
     """Time the learned layers, forward and backward, at 16 sequences of width 128 in float32.
@@ -59,6 +60,7 @@ def main(
         repeats: timings of each program; the median counts.
         longest: leave out a program whose call takes more than so many seconds.
         alone: leave out the other libraries.
+        whole: run all steps of ours at once, also where `unroll_batch` would go block by block.
         json: write rows and targets to this file.
     """
     layers = learned_layers()
@@ -71,7 +73,7 @@ def main(
         memory = layers[name](SIZE, jax.random.key(0))
         made = {library: make(SIZE) for library, make in others.get(name, {}).items()}
         programs, notes = {}, []
-        for label, (weights, apply, backward) in _candidates(memory, made).items():
+        for label, (weights, apply, backward) in _candidates(memory, made, whole).items():
             if (name, label) in slow:
                 continue
             time_axis = 1 if label in made else 0
@@ -98,12 +100,17 @@ def main(
 # --- programs -----------------------------------------------------------------------------------------------
 
 
-def _candidates(memory: AbstractMemory, made: dict[str, Peer]) -> dict[str, tuple[Any, Any, bool]]:
+def _candidates(
+    memory: AbstractMemory, made: dict[str, Peer], whole: bool = False
+) -> dict[str, tuple[Any, Any, bool]]:
     """(weights, apply, with gradients) by label; ours first."""
     weights, rest = eqx.partition(memory, eqx.is_inexact_array)
 
     def apply(weights, xs, starts):
-        return unroll_batch(eqx.combine(weights, rest), xs, starts)[1]
+        memory = eqx.combine(weights, rest)
+        if whole:
+            return jax.vmap(memory.unroll, (None, 1, 1), (0, 1))(memory.init(), xs, starts)[1]
+        return unroll_batch(memory, xs, starts)[1]
 
     ours = {"forward": (weights, apply, False), "forward + backward": (weights, apply, True)}
     return ours | {library: (peer.weights, peer.apply, True) for library, peer in made.items()}

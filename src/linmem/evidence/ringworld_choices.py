@@ -23,6 +23,7 @@ from ..experiments.store import Folder
 from ..experiments.watch import watch
 from ..measures.statistics import bootstrap_mean, difference
 from ..memories import MEMORIES
+from ..memories.base import unroll_batch
 from ..memories.readouts import READOUTS
 from ..reports.records import Run, per_seed, read_run
 from ..reports.tables import Table, to_rich
@@ -89,8 +90,7 @@ def given(forms: Sequence[str] = FORMS, copies: int = 128, width: int = 64) -> l
                 policy, world, jax.random.split(keys[1], copies)
             )
             slots = jax.jit(collect, static_argnums=4)(policy, world, actors, keys[2], 100)[1]
-        unroll = jax.vmap(policy.memory.unroll, in_axes=(None, 1, 1), out_axes=(0, 1))
-        features = unroll(policy.memory.init(), slots.inputs, slots.start)[1]
+        features = unroll_batch(policy.memory, slots.inputs, slots.start)[1]
         hidden = jnp.tanh(jax.vmap(policy.actor.hidden)(features[-1]))
         variances = np.linalg.eigvalsh(np.cov(np.asarray(features).reshape(-1, features.shape[-1]).T))
         rows.append(

@@ -33,8 +33,9 @@ class AbstractMemory(eqx.Module):
     """The contract. ``out_size`` is the number of features that ``step`` gives."""
 
     out_size: eqx.AbstractVar[int]
-    in_pieces: ClassVar[bool] = False
-    """Whether ``unroll`` itself goes piece by piece, its derivative doing each again from its first state."""
+    without_blocks: ClassVar[bool] = False
+    """Whether ``unroll_batch`` leaves it whole: a layer that already does its sequence again piece by piece
+    for the derivative, and loses more by doing so twice than blocks save."""
 
     @abc.abstractmethod
     def init(self) -> State:
@@ -77,7 +78,7 @@ def unroll_batch(
     if states is None:
         states = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), memory.init())
     unroll = jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))
-    if memory.in_pieces:  # in blocks each would be done three times
+    if memory.without_blocks:
         return unroll(states, xs, starts)
     width = batch * memory.out_size
     return in_blocks(lambda states, timed: unroll(states, *timed), states, (xs, starts), width)

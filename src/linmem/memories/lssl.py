@@ -40,7 +40,7 @@ from .hippo import Hippo, legs
 class LSSL(AbstractLinearMemory):
     """Features (size,) for inputs (size,), from ``state_size`` real state dimensions for each."""
 
-    in_pieces: ClassVar[bool] = True
+    without_blocks: ClassVar[bool] = True
     algebra: ClassVar[AbstractAlgebra] = BlockDiagonal()
 
     a: Float[Array, "n n"]

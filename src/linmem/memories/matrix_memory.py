@@ -34,7 +34,7 @@ class AbstractMatrixMemory(AbstractMemory):
     """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers
     without."""
 
-    in_pieces: ClassVar[bool] = True
+    without_blocks: ClassVar[bool] = True
     convolution: eqx.AbstractVar[ShortConvolution | None]
     sizes: eqx.AbstractVar[tuple[int, int, int]]
 

@@ -39,7 +39,7 @@ _SMALLEST = 1e-12  # added to entries, so that the p-norm has a derivative at ze
 class SDSSM(AbstractMemory):
     """Features (size,) for inputs (size,), from a state of ``state_size`` and ``matrices`` transitions."""
 
-    in_pieces: ClassVar[bool] = True
+    without_blocks: ClassVar[bool] = True
     dictionary: Float[Array, "k n n"]
     select: Float[Array, "in k"]
     bias: Float[Array, " k"]

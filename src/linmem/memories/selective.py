@@ -41,7 +41,7 @@ class SelectiveState(NamedTuple):
 class AbstractSelective(AbstractMemory):
     """Features (size,) for inputs (size,)."""
 
-    in_pieces: ClassVar[bool] = True
+    without_blocks: ClassVar[bool] = True
     enter: Float[Array, "in both"]
     convolution: ShortConvolution
     select: Float[Array, "c selected"]

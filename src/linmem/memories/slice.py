@@ -53,7 +53,7 @@ _SMALLEST = 1e-12  # mean square of a state that is taken for zero
 class AbstractSLiCE(AbstractMemory):
     """Features (size,) for inputs (size,). ``apply`` gives A(x) h from the coefficients x @ transition."""
 
-    in_pieces: ClassVar[bool] = True
+    without_blocks: ClassVar[bool] = True
     transition: Float[Array, "in coefficients"]
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
