@@ -261,8 +261,8 @@ def test_an_unknown_id_and_a_missing_library_say_what_to_do(monkeypatch):
         resolve("gym:CartPole-v1").make()
 
 
-def test_linmem_imports_neither_gymnax_nor_gymnasium_by_itself():
-    others = ["gymnax", "gymnasium", "flax", "popgym"]
+def test_linmem_imports_neither_others_worlds_nor_what_takes_long_by_itself():
+    others = ["gymnax", "gymnasium", "flax", "popgym", "scipy.stats", "matplotlib.pyplot"]
     code = f"import linmem, sys; print([m for m in {others} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 

@@ -23,6 +23,7 @@ def unitary(key: PRNGKeyArray, size: int) -> Inexact[Array, "size size"]:
     return _polar(jax.lax.complex(*jax.random.normal(key, (2, size, size))))
 
 
+@jax.jit  # a loop outside jit is compiled again at every call
 def _polar(x: Inexact[Array, "rows columns"]) -> Inexact[Array, "rows columns"]:
     """The nearest matrix with orthonormal rows or columns, by Newton-Schulz;
     that of a Gaussian matrix is Haar."""

@@ -23,8 +23,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Bool, Float, Int, UInt32
-from scipy.stats import hypergeom
 
 from .base import AbstractWorld, Card, Outcome
 from .levels import at_level
@@ -172,7 +172,7 @@ class MineSweeper(AbstractWorld):
         value = np.zeros((among + 1, among + 2))  # by clear, seen
         for _ in range(safe):  # all is seen after the last step at the earliest
             value[:, :-1] = gain + again * value[:, :-1] + new * value[:, 1:]
-        return float(hypergeom.pmf(clear[:, 0], tiles, safe, among) @ value[:, 0])
+        return float(scipy.stats.hypergeom.pmf(clear[:, 0], tiles, safe, among) @ value[:, 0])
 
 
 def battleship(level: str = "easy") -> Battleship:

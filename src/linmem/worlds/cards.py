@@ -42,8 +42,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
-from scipy.stats import hypergeom
 
 from .base import AbstractWorld, Card, Outcome
 from .levels import at_level
@@ -245,10 +245,10 @@ def _higher_or_lower(higher: int, lower: int, n: int) -> float:
     total = 0.0
     unequal = np.arange(higher + lower + 1)[:, None]  # H + L
     of_them = np.arange(higher + 1)  # H
-    given = hypergeom.pmf(of_them, higher + lower, higher, unequal)
+    given = scipy.stats.hypergeom.pmf(of_them, higher + lower, higher, unequal)
     gap = (given * abs(2 * of_them - unequal)).sum(axis=1)
     for m in range(1, n + 1):
-        total += float(hypergeom.pmf(unequal[:, 0], n, higher + lower, m) @ gap) / m
+        total += float(scipy.stats.hypergeom.pmf(unequal[:, 0], n, higher + lower, m) @ gap) / m
     return total / n
 
 
@@ -300,8 +300,8 @@ class CountRecall(AbstractWorld):
         each, dealt = n // self.kinds, np.arange(n - 1)[:, None]  # cards dealt before the present one
         counts = np.arange(each + 1)
         # Of n - 1 other cards: one less of the kind asked for, if the present card is one.
-        same = hypergeom.pmf(counts - 1, n - 1, each - 1, dealt).mean(axis=0).max()
-        other = hypergeom.pmf(counts, n - 1, each, dealt).mean(axis=0).max()
+        same = scipy.stats.hypergeom.pmf(counts - 1, n - 1, each - 1, dealt).mean(axis=0).max()
+        other = scipy.stats.hypergeom.pmf(counts, n - 1, each, dealt).mean(axis=0).max()
         return Card(1.0, float(2 * (same + (self.kinds - 1) * other) / self.kinds - 1), n - 1)
 
 

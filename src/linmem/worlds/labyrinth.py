@@ -22,6 +22,7 @@ rollout, whether it is used or not.
 Source: S. Morad et al., "POPGym", 2023, arXiv:2303.01859, and the package `popgym`.
 """
 
+import functools
 from collections import deque
 from typing import NamedTuple
 
@@ -70,8 +71,7 @@ class Labyrinth(AbstractWorld):
     def __init__(self, size: int = 10, explore: bool = False, mazes: int = 512, seed: int = 0):
         if size < 4 or size % 2:
             raise ValueError(f"size is {size}; it must be even and at least 4")
-        rng = np.random.default_rng(seed)
-        self.walls = np.stack([hunt_and_kill(size // 2, rng) for _ in range(mazes)])
+        self.walls = _mazes(size // 2, mazes, seed)
         self.explore = explore
 
     def init(self, key: PRNGKeyArray) -> tuple[Walk, Int[Array, "10"]]:
@@ -188,6 +188,14 @@ def _shortest(wall: np.ndarray, start: tuple[int, int], goal: tuple[int, int]) -
                 distance[to] = distance[at] + 1
                 queue.append(to)
     return distance[goal]
+
+
+@functools.cache
+def _mazes(cells: int, mazes: int, seed: int) -> Bool[np.ndarray, "mazes n n"]:
+    rng = np.random.default_rng(seed)
+    walls = np.stack([hunt_and_kill(cells, rng) for _ in range(mazes)])
+    walls.flags.writeable = False  # all worlds of these settings share it
+    return walls
 
 
 def hunt_and_kill(cells: int, rng: np.random.Generator) -> Bool[np.ndarray, "n n"]:

@@ -27,7 +27,7 @@ those of the papers' proofs.
 
 import equinox as eqx
 import numpy as np
-from scipy.stats import binom
+import scipy
 
 from .base import Card
 from .table_world import AbstractTabled, TableWorld
@@ -95,7 +95,7 @@ class Revealing(AbstractTabled):
 
     def card(self) -> Card:
         right = np.arange(self.looks + 1)  # looks that showed the state
-        chance = binom.pmf(right, self.looks, (1 + self.alpha) / 2)
+        chance = scipy.stats.binom.pmf(right, self.looks, (1 + self.alpha) / 2)
         best = float(chance @ np.sign(2 * right - self.looks))
         return Card(best, 0.0, self.looks + 1)
 
