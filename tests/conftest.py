@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time here goes into LLVM, for code that runs for milliseconds. XLA's own passes stay the same.
@@ -23,16 +24,17 @@ if "XLA_FLAGS" not in os.environ:
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
 
 from linmem.experiments.cache import enable_compilation_cache
 
 enable_compilation_cache()
-jax.config.update(
-    "jax_persistent_cache_min_compile_time_secs", 0.1
-)  # the others compile as fast as they load
+# What takes less is compiled as soon as it is loaded.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 gc.set_threshold(50_000)  # what JAX traces is much, and lives long
-if hasattr(mlir, "make_ir_context"):  # 8 ms and 1 MB for each compiled function, if none is shared
+# One context for all programs instead of one each, which takes 8 ms and 1 MB. The name is private: without it
+# tests only take longer.
+mlir: Any = sys.modules.get("jax._src.interpreters.mlir")
+if hasattr(mlir, "make_ir_context"):
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 MAPS = Path("/proc/self/maps")
