@@ -229,14 +229,15 @@ def test_recurrence_and_convolution_agree(name):
         np.testing.assert_allclose(eqx.filter_jit(layer.convolve)(xs), ys, atol=3e-5)
 
 
-def test_gradients_of_recurrence_and_convolution_agree():
-    layer = LAYERS["S4"]()
+def test_gradients_of_recurrence_and_convolution_agree(float64):
+    # In float32 the step sizes' gradient through the kernel is off by 4e-5 to 1.3e-4, as it is compiled.
+    layer = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float64)), LAYERS["S4"]())
     xs = jax.random.normal(KEY, (12, 3))
     recurrence = lambda m: jnp.sum(m.unroll(m.init(), xs, jnp.arange(12) == 0)[1] ** 2)  # noqa: E731
     convolution = lambda m: jnp.sum(m.convolve(xs) ** 2)  # noqa: E731
     gradients = (jax.tree.leaves(jax.jit(jax.grad(loss))(layer)) for loss in (recurrence, convolution))
     for one, other in zip(*gradients, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4 * max(1, float(jnp.abs(one).max())))
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["S4, rank 2", "DSS-exp"])
