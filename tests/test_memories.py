@@ -14,9 +14,11 @@ from linmem.core import checkpointed
 from linmem.memories import CONFORMING
 from linmem.memories.base import AbstractMemory, unroll_batch
 from linmem.memories.ffm import FFM
+from linmem.memories.gla import GLA
 from linmem.memories.gru import GRU
 from linmem.memories.promises import PROMISES, STEPS, float32_stays_near_float64
 from linmem.memories.s5 import S5
+from linmem.memories.stack import Residual
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
@@ -76,6 +78,11 @@ def test_a_batch_in_blocks_gives_the_features_and_gradients_of_its_sequences(cls
     poisoned = results(unroll_batch, xs.at[:last_start].set(jnp.nan), begin * jnp.nan, last_start)
     for a, b in zip(jax.tree.leaves(poisoned[:2]), jax.tree.leaves(clean[:2]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_wrapper_is_cut_into_blocks_if_what_it_holds_is():
+    for memory in (GRU(6, 6, key=jax.random.key(0)), GLA(6, heads=2, key=jax.random.key(0))):
+        assert Residual(memory, key=jax.random.key(0)).without_blocks is memory.without_blocks
 
 
 def test_a_large_batch_keeps_a_few_blocks_only():

@@ -65,6 +65,23 @@ class AbstractMemory(eqx.Module):
         """The paper's recurrence as a literal float64 NumPy loop from ``init``: features (T, out_size)."""
 
 
+class AbstractWrapper(AbstractMemory):
+    """A memory about another, ``memory``, with its features and, unless said otherwise, its states."""
+
+    memory: eqx.AbstractVar[AbstractMemory]
+
+    @property
+    def out_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.memory.out_size
+
+    @property
+    def without_blocks(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.memory.without_blocks
+
+    def init(self):
+        return self.memory.init()
+
+
 def unroll_batch(
     memory: AbstractMemory, xs: PyTree, starts: Bool[Array, "T b"], states: State = None
 ) -> tuple[State, Array]:

@@ -23,13 +23,13 @@ from jaxtyping import Array, Bool, Float
 
 from ..core.moments import Moments, merge, no_moments
 from ..worlds.spaces import Box, Space
-from .base import AbstractMemory
+from .base import AbstractMemory, AbstractWrapper
 from .stack import Encoded
 
 LIMIT, LEAST = 10.0, 1e-8
 
 
-class Normalised(AbstractMemory):
+class Normalised(AbstractWrapper):
     """``memory`` reads raw steps whose observation is an array of numbers."""
 
     memory: AbstractMemory
@@ -42,10 +42,6 @@ class Normalised(AbstractMemory):
             raise ValueError(f"only numbers (a Box) can be normalised; the world's observations are {space}")
         return cls(memory, no_moments(space.shape))  # pyright: ignore[reportCallIssue]
 
-    @property
-    def out_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.memory.out_size
-
     def after(self, observations: Float[Array, "n *shape"], where: Bool[Array, " n"]) -> "Normalised":
         """The memory that knows these observations, too."""
         return eqx.tree_at(lambda m: m.moments, self, merge(self.moments, observations, where))
@@ -54,9 +50,6 @@ class Normalised(AbstractMemory):
         mean, variance = (jax.lax.stop_gradient(part) for part in self.moments[:2])
         scaled = (x.observation - mean) / jnp.sqrt(variance + LEAST)
         return x._replace(observation=jnp.clip(scaled, -LIMIT, LIMIT))
-
-    def init(self):
-        return self.memory.init()
 
     def step(self, state, x, start):
         return self.memory.step(state, self._scaled(x), start)

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .base import AbstractMemory
+from .base import AbstractMemory, AbstractWrapper
 from .gru import GRU
 
 
-class StateMemoryReplay(AbstractMemory):
+class StateMemoryReplay(AbstractWrapper):
     """The features of ``memory``, which reads inputs (in_size,) gated by the last ``window`` of them."""
 
     replay: Float[Array, "w in"]
@@ -39,10 +39,6 @@ class StateMemoryReplay(AbstractMemory):
         self.replay = jax.random.normal(key, (window, in_size)) / window**0.5
         self.bias = jnp.zeros(in_size)
         self.memory = memory
-
-    @property
-    def out_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.memory.out_size
 
     def init(self):
         """The last window - 1 inputs, oldest first, and the state of the memory."""

@@ -16,7 +16,7 @@ from ..core.projection import linear
 from ..core.types import Inputs, Start
 from ..worlds.base import AbstractWorld
 from ..worlds.spaces import Box, Discrete, Space, vector, width
-from .base import AbstractMemory
+from .base import AbstractMemory, AbstractWrapper
 from .gru import GRU
 
 
@@ -48,19 +48,12 @@ class Features(eqx.Module):
         return jnp.concatenate(parts)
 
 
-class Encoded(AbstractMemory):
+class Encoded(AbstractWrapper):
     """A memory of vectors that reads raw steps: features -> (linear -> gelu, if there is one) -> memory."""
 
     features: Features
     linear: eqx.nn.Linear | None
     memory: AbstractMemory
-
-    @property
-    def out_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.memory.out_size
-
-    def init(self):
-        return self.memory.init()
 
     def _encode(self, features):
         return features if self.linear is None else jax.nn.gelu(linear(self.linear, features))
@@ -101,7 +94,7 @@ class Encoded(AbstractMemory):
         return self.memory.reference(_gelu(pre), starts)
 
 
-class Residual(AbstractMemory):
+class Residual(AbstractWrapper):
     """y = u + GLU(gelu(memory(norm(u)))): the block of the state-space papers around a memory
     of equal in and out size.
 
@@ -118,13 +111,6 @@ class Residual(AbstractMemory):
         size = memory.out_size
         self.norm, self.memory = eqx.nn.LayerNorm(size), memory
         self.value, self.gate = (eqx.nn.Linear(size, size, key=k) for k in keys)
-
-    @property
-    def out_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.memory.out_size
-
-    def init(self):
-        return self.memory.init()
 
     def _close(self, u, y):
         v = jax.nn.gelu(y)
