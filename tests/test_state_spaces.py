@@ -229,14 +229,26 @@ def test_recurrence_and_convolution_agree(name):
         np.testing.assert_allclose(eqx.filter_jit(layer.convolve)(xs), ys, atol=3e-5)
 
 
-def test_gradients_of_recurrence_and_convolution_agree(float64):
-    # In float32 the step sizes' gradient through the kernel is off by 4e-5 to 1.3e-4, as it is compiled.
-    layer = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float64)), LAYERS["S4"]())
+def _both_gradients(layer, options=None):
+    """Leaf by leaf, that of the recurrence and that of the convolution."""
     xs = jax.random.normal(KEY, (12, 3))
     recurrence = lambda m: jnp.sum(m.unroll(m.init(), xs, jnp.arange(12) == 0)[1] ** 2)  # noqa: E731
     convolution = lambda m: jnp.sum(m.convolve(xs) ** 2)  # noqa: E731
-    gradients = (jax.tree.leaves(jax.jit(jax.grad(loss))(layer)) for loss in (recurrence, convolution))
-    for one, other in zip(*gradients, strict=True):
+    gradients = [
+        jax.jit(jax.grad(loss), compiler_options=options)(layer) for loss in (recurrence, convolution)
+    ]
+    return zip(*map(jax.tree.leaves, gradients), strict=True)
+
+
+def test_gradients_of_recurrence_and_convolution_agree():
+    # Compiled as users have it: the tests' own flags treble the rounding of the step sizes' gradient.
+    for one, other in _both_gradients(LAYERS["S4"](), {"xla_cpu_use_fusion_emitters": True}):
+        np.testing.assert_allclose(one, other, atol=1e-4 * max(1, float(jnp.abs(one).max())))
+
+
+def test_in_float64_gradients_of_recurrence_and_convolution_are_the_same(float64):
+    layer = jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float64)), LAYERS["S4"]())
+    for one, other in _both_gradients(layer):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
 
 
