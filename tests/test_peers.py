@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linmem.evidence import bench_peers, bench_scale
+from linmem.core.registry import UnknownName
+from linmem.evidence import bench_peers, bench_scale, training_peers
 from linmem.evidence.training_peers import _SelfResetting
 from linmem.worlds import WORLDS
 
@@ -65,6 +66,31 @@ def test_a_peer_that_is_not_left_behind_is_said(times, share, sb3, returned, mis
     targets = bench_peers._targets(rows, {"products": share, "update": 1.0})
     assert sorted(t.name for t in targets if not t.holds) == missed
     assert len(targets) == 4
+
+
+def test_a_memory_that_no_peer_has_is_compared_with_the_fastest_of_them():
+    rates = {"linmem trace": 100.0, "memorax gru": 9.0, "memorax s5": 10.0}
+    rows = {n: {"contender": n, "steps_per_second": r, "returns": [r, r]} for n, r in rates.items()}
+    targets = bench_peers._targets(rows, {"products": 0.1, "update": 1.0})
+    assert [t.name for t in targets] == [
+        "linmem trace beside the best JAX peer",
+        "final return, linmem trace beside memorax s5",
+    ]
+
+
+def test_any_memory_of_ours_is_a_contender_and_who_is_none_is_refused(monkeypatch):
+    trained = []
+    monkeypatch.setattr(training_peers, "ours", lambda memory, separate: trained.append((memory, separate)))
+    for name in ("lru", "deep_alf_random@states=3 separate"):
+        training_peers.contender(f"linmem {name}")
+    assert trained == [("lru", False), ("deep_alf_random@states=3", True)]
+    monkeypatch.setattr(bench_peers, "_run", lambda *_: pytest.fail("trained"))
+    for name, said in (
+        ("memorax lru", "unknown contender 'memorax lru'"),
+        ("linmem lrv", "did you mean 'lru'"),
+    ):
+        with pytest.raises((ValueError, UnknownName), match=said):
+            bench_peers.main(contenders=("linmem gru", name))
 
 
 def test_a_scale_of_rewards_that_is_not_positive_is_refused_before_anything_is_trained(monkeypatch):

@@ -63,6 +63,19 @@ def test_only_the_named_parts_of_deep_alf_begin_at_random():
         made("deep_alf@random=E,W")
 
 
+def test_deep_alf_begun_at_random_has_as_many_states_as_wished_and_needs_no_tables_then():
+    assert made("deep_alf_random").out_size == 12 and made("deep_alf_random@states=7").out_size == 7
+    make = lambda name, world: MEMORIES[name].make(WORLDS[world].make(), 8, jax.random.key(1))  # noqa: E731
+    memory = make("deep_alf_random@states=7", "repeat_previous")
+    assert memory.out_size == 7 and memory.emission_logits.shape == (7, 4)
+    with pytest.raises(ValueError, match="'deep_alf_random' is made from a finite model, and RepeatPrevious"):
+        make("deep_alf_random", "repeat_previous")
+    with pytest.raises(ValueError, match=r"reads one of n .*; CartPole has Box and Discrete; take"):
+        make("deep_alf_random@states=7", "noisy_cartpole")
+    with pytest.raises(ValueError, match="asked for with -1 states; it has at least 1"):
+        made("deep_alf_random@states=-1")
+
+
 def test_a_size_of_its_own_replaces_the_learners():
     assert made("s5").out_size == 8 and made("s5@hidden=12").out_size == 12
 

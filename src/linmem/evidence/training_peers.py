@@ -292,13 +292,32 @@ CONTENDERS: dict[str, Contender] = {
     "linmem s5 separate": ours("s5", separate=True),
     "linmem trace": ours("trace"),
     "linmem deep_alf_random": ours("deep_alf_random"),
+    # 64 complex numbers of state, as the others' 128
+    "linmem deep_alf_random@states=64": ours("deep_alf_random@states=64"),
     "memorax gru": memorax("gru"),
     "memorax s5": memorax("s5"),
     "sb3 lstm": sb3,
 }
+"""Who is trained if nobody is named."""
 
 
-def train(contender: str, world: str, updates: int, seed: int, sizes: Sizes) -> dict[str, Any]:
+def contender(name: str) -> Contender:
+    """One of ``CONTENDERS``, or `linmem MEMORY` or `linmem MEMORY separate` with any of our memories.
+
+    Raises ValueError for another name, UnknownName for a memory that is not."""
+    if name in CONTENDERS:
+        return CONTENDERS[name]
+    library, _, memory = name.partition(" ")
+    if library != "linmem":
+        raise ValueError(
+            f"unknown contender '{name}'; known: {', '.join(CONTENDERS)}, and 'linmem MEMORY' with any memory"
+        )
+    plain = memory.removesuffix(" separate")
+    assert MEMORIES[plain]
+    return ours(plain, separate=plain != memory)
+
+
+def train(name: str, world: str, updates: int, seed: int, sizes: Sizes) -> dict[str, Any]:
     """One training as a row of plain values; in a process of its own, so that none profits from another's
     caches or is slowed by its threads."""
-    return CONTENDERS[contender](world, updates, seed, sizes)._asdict()
+    return contender(name)(world, updates, seed, sizes)._asdict()

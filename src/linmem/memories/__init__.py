@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..core.registry import Registry
 from ..worlds.base import AbstractWorld
+from ..worlds.spaces import Discrete
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, LogForward, Viterbi, identity, viterbi_path
@@ -240,9 +241,16 @@ def _deep_alf(
     return random_deep_alf(*sizes, key=key, model=model, known=PARTS - drawn, delta=delta)
 
 
-def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    model = _tables(world, "deep_alf_random")
-    return random_deep_alf(model.n_states, model.n_actions, model.n_observations, key=key)
+def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray, states: int = 0) -> AbstractMemory:
+    """states: 0 takes the world's, from its tables; with a number of one's own no tables are needed."""
+    states = states or _tables(world, "deep_alf_random").n_states
+    observations, actions = world.observation_space, world.action_space
+    if not (isinstance(observations, Discrete) and isinstance(actions, Discrete)):
+        raise ValueError(
+            f"memory 'deep_alf_random' reads one of n observations and actions; {type(world).__name__} has "
+            f"{type(observations).__name__} and {type(actions).__name__}; take another (s5, gru, ...) there"
+        )
+    return random_deep_alf(states, actions.n, observations.n, key=key)
 
 
 def _block(layer: Layer) -> Learned:
@@ -290,7 +298,9 @@ MEMORIES.add(
 MEMORIES.add(
     "deep_alf", _deep_alf, "ALF with learnable Lambda, V, E, delta, begun from the known model", PAPER
 )
-MEMORIES.add("deep_alf_random", _deep_alf_random, "the same, begun at random", PAPER)
+MEMORIES.add(
+    "deep_alf_random", _deep_alf_random, "the same, begun at random, with as many states as wished", PAPER
+)
 MEMORIES.add(
     "s5",
     _block(lambda size, key: S5(size, 2 * (size // 2), key=key)),

@@ -30,6 +30,7 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from ..core.matrices import inverse, unitary
+from ..core.projection import project
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory
 from .belief import example_inputs
@@ -62,7 +63,10 @@ class DeepALF(AbstractLinearMemory):
         return Element((1 - delta) * jnp.exp(1j * self.angle)[x.action], delta * entering[:, x.observation])
 
     def decode(self, h, x):
-        return self.v_real @ h.real - self.v_imag @ h.imag
+        return project(h.real, self.v_real.T) - project(h.imag, self.v_imag.T)
+
+    def decode_all(self, states, xs):
+        return self.decode(states, xs)
 
     def _log_emission(self):
         return jax.nn.log_softmax(self.emission_logits, axis=1).astype(self.init().dtype)
@@ -98,9 +102,11 @@ def random_deep_alf(
     """Deep ALF with the parts named in ``known`` (of Lambda, V, E, delta) taken from ``model`` and ``delta``,
     the others at random.
 
-    Raises ValueError if a part is unknown, or if the model's backbones do not commute: then no V serves all
-    actions.
+    Raises ValueError if there is no state, if a part is unknown, or if the model's backbones do not commute:
+    then no V serves all actions.
     """
+    if states < 1:
+        raise ValueError(f"Deep ALF was asked for with {states} states; it has at least 1")
     if wrong := known - PARTS:
         raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: {', '.join(sorted(PARTS))}")
     angle_key, v_key, e_key, delta_key = jax.random.split(key, 4)
