@@ -25,14 +25,17 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# Without bytecode, which took longer than all else: Python writes it for what is imported, when it first is.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile
+
 $(VENV)/.package: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.tests: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(INSTALL) --upgrade pip
+	$(INSTALL) --editable ".[test]"
 	@touch $(VENV)/.package $@
 
 clean:

@@ -29,6 +29,11 @@ def trained(world, memory, updates, config=SMALL, seeds=2):
     return state, jax.tree.map(np.asarray, metrics)
 
 
+@eqx.filter_jit
+def begun(policy, world, count):
+    return jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), count))
+
+
 def test_advantages_are_the_literal_sums_with_both_kinds_of_end():
     rng = np.random.default_rng(0)
     steps, batch, discount, trace = 17, 3, 0.9, 0.7
@@ -142,7 +147,7 @@ def test_the_memory_sees_the_executed_action_and_the_learner_the_drawn_one():
     world = RepeatingAim()
     policy = a_policy("gru", world)
     policy = eqx.tree_at(lambda p: p.log_std, policy, jnp.full(2, 2.0))  # so wide that most draws are clipped
-    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 2))
+    actors = begun(policy, world, 2)
     _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 12))(actors)
     assert (jnp.abs(slots.action) > 1).any()
     going = ~slots.start[1:]
@@ -167,9 +172,7 @@ def test_a_truncated_episode_shows_its_final_observation_once_and_a_terminated_o
     for terminates in (False, True):
         world = TruncationProbe(steps=4, terminates=terminates)
         policy = a_policy("none", world)
-        actors = jax.vmap(begin, in_axes=(None, None, 0))(
-            policy, world, jax.random.split(jax.random.key(0), 2)
-        )
+        actors = begun(policy, world, 2)
         _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 12))(actors)  # noqa: B023
         acts, start = np.asarray(slots.acts[:, 0]), np.asarray(slots.start[:, 0])
         if terminates:
@@ -204,7 +207,7 @@ def test_learning_after_a_start_does_not_depend_on_anything_before_it(memory):
     world = RingWorld(episode_length=7)
     policy = a_policy(memory, world)
     cut = 8  # 7 decisions and the final observation
-    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 4))
+    actors = begun(policy, world, 4)
     _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 14))(actors)
     assert slots.start[cut].all()
     early = np.arange(14) < cut
@@ -234,7 +237,7 @@ def test_minibatches_split_the_actors_and_normalise_the_advantages_of_their_deci
     world, config = RingWorld(episode_length=7), replace(SMALL, actors=4, minibatches=4, step_size=0.0)
     config = replace(config, value_cost=0.0, entropy_cost=0.0)
     policy = a_policy("s5", world)
-    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 4))
+    actors = begun(policy, world, 4)
     play = jax.jit(lambda actors, key: collect(policy, world, actors, key, 10))
     actors, _ = play(actors, jax.random.key(1))
     _, slots = play(actors, jax.random.key(2))
@@ -263,7 +266,7 @@ def _separate(policy: ActorCritic, critic_memory) -> ActorCritic:
 def test_a_critic_with_a_memory_of_its_own_shares_no_gradient_with_the_actor():
     world = RingWorld(episode_length=7)
     policy = a_policy("s5", world)
-    actors = jax.vmap(begin, in_axes=(None, None, 0))(policy, world, jax.random.split(jax.random.key(0), 4))
+    actors = begun(policy, world, 4)
     _, slots = jax.jit(lambda a: collect(policy, world, a, jax.random.key(1), 10))(actors)
     gains, targets = jax.random.normal(jax.random.key(2), (2, *slots.reward.shape))
 

@@ -262,8 +262,8 @@ def test_an_unknown_id_and_a_missing_library_say_what_to_do(monkeypatch):
 
 
 def test_linmem_imports_neither_others_worlds_nor_what_takes_long_by_itself():
-    others = ["gymnax", "gymnasium", "flax", "popgym", "scipy.stats", "matplotlib.pyplot"]
-    code = f"import linmem, sys; print([m for m in {others} if m in sys.modules])"
+    others = ["gymnax", "gymnasium", "flax", "popgym", "scipy.stats", "scipy.optimize", "matplotlib.pyplot"]
+    code = f"import linmem.cli, sys; print([m for m in {others} if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

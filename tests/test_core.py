@@ -111,14 +111,15 @@ def random_starts(rng):
 
 
 def stepping(algebra, elements, initial, starts):
-    """The same recurrence as a Python loop that JAX differentiates by itself."""
-    h, states = initial, []
-    for t in range(T):
-        element = jax.tree.map(lambda x, t=t: x[t] if x.shape[0] == T else x[0], elements)
+    """The same recurrence as a loop that JAX differentiates by itself."""
+
+    def step(h, t):
+        element = jax.tree.map(lambda x: x[t] if x.shape[0] == T else x[0], elements)
         start = starts[t].reshape((B,) + (1,) * (h.ndim - 1))
         h = algebra.act(element, jnp.where(start, algebra.reading.zero, h))
-        states.append(h)
-    return h, jnp.stack(states)
+        return h, h
+
+    return jax.lax.scan(step, initial, jnp.arange(T))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -154,7 +155,8 @@ def differentiable(kind, reading):
 def derivative_of_the_loop(kind, reading):
     assert jax.config.jax_enable_x64, "made once for all: ask for float64"
     algebra, _, floats, initial, loss = differentiable(kind, reading)
-    return jax.grad(functools.partial(loss, functools.partial(stepping, algebra)), (0, 1))(floats, initial)
+    run = functools.partial(stepping, algebra)
+    return jax.jit(jax.grad(functools.partial(loss, run), (0, 1)))(floats, initial)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -205,10 +207,12 @@ def test_complex_states_scan_and_differentiate_as_the_loop_does(float64):
     def loss(run, a, b, h):
         return jnp.sum(jnp.real(w * run(Element(a, b), h, starts)[1] ** 2))
 
-    expected = jax.grad(functools.partial(loss, functools.partial(stepping, Diagonal())), (0, 1, 2))(a, b, h)
+    def gradients(run):
+        return jax.jit(jax.grad(functools.partial(loss, run), (0, 1, 2)))(a, b, h)
+
+    expected = gradients(functools.partial(stepping, Diagonal()))
     for method in METHODS:
-        run = functools.partial(scan, Diagonal(), method=method)
-        got = jax.grad(functools.partial(loss, run), (0, 1, 2))(a, b, h)
+        got = gradients(functools.partial(scan, Diagonal(), method=method))
         jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-9, atol=1e-9), got, expected)
 
 

@@ -14,8 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Complex
-from scipy.optimize import linear_sum_assignment
 
 from ..core.types import Inputs
 from ..memories.base import ONCE, AbstractLinearMemory, AbstractMemory
@@ -59,7 +59,7 @@ def angular_distance(learned: Complex[np.ndarray, "m p"], theory: Complex[np.nda
     what it is compared with."""
     theory = theory[: len(learned)]
     between = np.abs(np.angle(learned[:, :, None] * theory[:, None, :].conj())).mean(axis=0)
-    return float(between[linear_sum_assignment(between)].mean())
+    return float(between[scipy.optimize.linear_sum_assignment(between)].mean())
 
 
 def chance_distance(modes: int, theory: Complex[np.ndarray, "m n"], draws: int = 200) -> float:

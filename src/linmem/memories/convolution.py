@@ -7,8 +7,8 @@ erased past (or a NaN in it) would reach what comes after.
 """
 
 import jax.numpy as jnp
+import scipy
 from jaxtyping import Array, Float
-from scipy.fft import next_fast_len
 
 
 def convolve(kernel: Float[Array, "T *c"], xs: Float[Array, "T *c"]) -> Float[Array, "T *c"]:
@@ -21,4 +21,4 @@ def convolve(kernel: Float[Array, "T *c"], xs: Float[Array, "T *c"]) -> Float[Ar
 
 def fast_length(length: int) -> int:
     """The least number >= ``length`` that real transforms do fast: a product of small primes."""
-    return int(next_fast_len(length, real=True))  # pyright: ignore[reportArgumentType]
+    return int(scipy.fft.next_fast_len(length, real=True))  # pyright: ignore[reportArgumentType]

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import expm
+import scipy
 
 
 class Hippo(NamedTuple):
@@ -160,7 +160,7 @@ def zoh(a: np.ndarray, b: np.ndarray, step: float) -> tuple[np.ndarray, np.ndarr
     n, columns = len(a), b.reshape(len(a), -1)
     held = np.zeros((n + columns.shape[1],) * 2, np.result_type(a, b, float))
     held[:n, :n], held[:n, n:] = step * a, step * columns
-    both = expm(held)  # of [[A, B], [0, 0]]: the input as part of the state
+    both = scipy.linalg.expm(held)  # of [[A, B], [0, 0]]: the input as part of the state
     return both[:n, :n], both[:n, n:].reshape(b.shape)
 
 

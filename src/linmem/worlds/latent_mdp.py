@@ -20,9 +20,8 @@ Latent Markov Decision Processes", 2022, arXiv:2210.11604. The instance is this 
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import minimize
-from scipy.special import softmax
 
 from .base import Card
 from .table_world import AbstractTabled, TableWorld
@@ -89,6 +88,6 @@ def _best_reactive(model: POMDP, contexts: int, length: int, starts: int = 8) ->
     rng = np.random.default_rng(0)
 
     def loss(logits):
-        return -reactive_value(model, softmax(logits.reshape(3, contexts), axis=1), length)
+        return -reactive_value(model, scipy.special.softmax(logits.reshape(3, contexts), axis=1), length)
 
-    return -min(minimize(loss, 2 * rng.normal(size=3 * contexts)).fun for _ in range(starts))
+    return -min(scipy.optimize.minimize(loss, 2 * rng.normal(size=3 * contexts)).fun for _ in range(starts))
