@@ -13,7 +13,7 @@ demo: $(VENV)/.package
 # lint runs beside the tests; one worker runs a file, so that what was compiled for one test serves the next
 test: $(VENV)/.tests
 	@$(MAKE) --no-print-directory lint & lint=$$!; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --jaxtyping-packages=$(CHECKED),beartype.beartype; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --jaxtyping-packages=$(CHECKED),beartype.beartype; \
 	tests=$$?; wait $$lint && exit $$tests
 
 lint: $(VENV)/.tests

@@ -43,6 +43,15 @@ MANY_MAPS = 40_000
 COUNTED = itertools.cycle([False] * 24 + [True])  # counting takes some 10 ms: after one test of 25
 
 
+FIRST = "memories agents deploy survival suite devices scores every_world".split()
+"""Files that take longest: begun last, one would leave the other worker idle. (`make test` asks xdist to keep
+this order; its own puts files of many tests first, and long tests are often few.)"""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in FIRST)
+
+
 @pytest.fixture(autouse=True)
 def forget_what_was_compiled():
     """Before there is too much of it."""
