@@ -80,9 +80,10 @@ def test_a_memory_that_no_peer_has_is_compared_with_the_fastest_of_them():
 
 def test_any_memory_of_ours_is_a_contender_and_who_is_none_is_refused(monkeypatch):
     trained = []
-    monkeypatch.setattr(training_peers, "ours", lambda memory, separate: trained.append((memory, separate)))
-    for name in ("lru", "deep_alf_random@states=3 separate"):
-        training_peers.contender(f"linmem {name}")
+    with monkeypatch.context() as patched:
+        patched.setattr(training_peers, "ours", lambda memory, separate: trained.append((memory, separate)))
+        for name in ("lru", "deep_alf_random@states=3 separate"):
+            training_peers.contender(f"linmem {name}")
     assert trained == [("lru", False), ("deep_alf_random@states=3", True)]
     monkeypatch.setattr(bench_peers, "_run", lambda *_: pytest.fail("trained"))
     for name, said in (

@@ -68,13 +68,16 @@ Contender = Callable[[str, int, int, Sizes], Trained]
 
 
 def ours(memory: str, separate: bool = False) -> Contender:
-    """This library with one of its memories, or one each for actor and critic."""
+    """This library with one of its memories, or one each for actor and critic.
+
+    Raises UnknownName for a memory that is not."""
+    make = MEMORIES[memory].make
 
     def train(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
         config, made = replace(sizes.config(), separate_critic=separate), resolve(world).make()
         began = time.perf_counter()
         keys = jax.random.split(jax.random.key(seed), 1)
-        state = ppo.seeds_init(config, made, MEMORIES[memory].make, updates, keys)
+        state = ppo.seeds_init(config, made, make, updates, keys)
         update = ppo.compile_train(config, made, updates, 1, state)
         compile_seconds = time.perf_counter() - began
         seconds, rewards = [], []
@@ -313,7 +316,6 @@ def contender(name: str) -> Contender:
             f"unknown contender '{name}'; known: {', '.join(CONTENDERS)}, and 'linmem MEMORY' with any memory"
         )
     plain = memory.removesuffix(" separate")
-    assert MEMORIES[plain]
     return ours(plain, separate=plain != memory)
 
 
