@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import jax
@@ -6,6 +7,9 @@ import jax.numpy as jnp
 from linmem.measures.operations import multiplications
 from linmem.memories import LRU, MEMORIES, learned_layers
 from linmem.reports.memory_table import equation, layer_of, markdown
+from linmem.tasks import TASKS
+from linmem.worlds import WORLDS
+from linmem.worlds.model_files import shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +40,13 @@ def test_the_multiplications_of_a_step_are_counted_without_those_of_weights_alon
 
 
 def test_learned_layers_are_those_whose_maker_carries_one():
-    fixed = {"belief", "belief_logits", "alf", "alf_bank", "alf_self_tuning", "auto", "lof", "trace", "none"}
+    fixed = {"belief", "belief_logits", "alf", "alf_bank", "alf_self_tuning", "auto", "lof"}
+    fixed |= {"trace", "window", "none"}
     of_a_model = {"deep_alf", "deep_alf_random"}
     assert set(learned_layers()) == set(MEMORIES.names()) - fixed - of_a_model
+
+
+def test_the_readme_counts_what_the_list_names():
+    line = next(line for line in (ROOT / "README.md").read_text().splitlines() if "linmem list " in line)
+    counts = [int(number) for number in re.findall(r"\d+", line)]
+    assert counts == [len(names) for names in (MEMORIES.names(), WORLDS.names(), shipped(), TASKS.names())]

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.special import eval_legendre
 
 from linmem.evidence import hippo_prophecy
-from linmem.memories import FFM, GRU, RTF, S5, STU, HippoProphecy, SpaceTime, StateOffset, Trace
+from linmem.memories import FFM, GRU, RTF, S5, STU, HippoProphecy, SpaceTime, StateOffset, Trace, Window
 from linmem.memories.causal_filter import causal_filter
 from linmem.memories.ls4 import LS4, moments
 from linmem.memories.power_series import quotient
@@ -270,3 +270,12 @@ def test_a_context_of_ffm_turns_once_in_its_period():
     for wrong in ((4.0, 7.0), (4.0, 7.0, 0.0)):
         with pytest.raises(ValueError, match="need 3 positive"):
             FFM(2, 5, 4, 3, wrong, key=KEY)
+
+
+def test_a_window_gives_the_last_inputs_newest_first_and_zeros_for_those_before_a_start():
+    window, xs = Window(1, 3), jnp.arange(1.0, 6.0)[:, None]  # pyright: ignore[reportCallIssue]
+    starts = jnp.asarray([True, False, False, False, True])
+    _, frames = window.unroll(window.init(), xs, starts)
+    assert frames.tolist() == [[1, 0, 0], [2, 1, 0], [3, 2, 1], [4, 3, 2], [5, 0, 0]]
+    with pytest.raises(ValueError, match="length is 0; it holds at least the present input"):
+        Window(1, 0)  # pyright: ignore[reportCallIssue]

@@ -63,6 +63,7 @@ from .stack import Encoded, Features, Layer, Learned, Residual
 from .state_offset import StateOffset
 from .stu import STU
 from .trace import Trace
+from .window import Window
 
 __all__ = [
     "CONFORMING",
@@ -118,6 +119,7 @@ __all__ = [
     "StateOffset",
     "Trace",
     "Viterbi",
+    "Window",
     "from_model",
     "identity",
     "learned_layers",
@@ -143,6 +145,7 @@ CONFORMING: list[type[AbstractMemory]] = [
     SelfTuningFilter,
     DeepALF,
     Trace,
+    Window,
     S5,
     S4,
     S4D,
@@ -279,6 +282,11 @@ def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory
     return Encoded(features, None, Trace(features.size))  # pyright: ignore[reportCallIssue]
 
 
+def _window(world: AbstractWorld, size: int, key: PRNGKeyArray, length: int = 8) -> AbstractMemory:
+    features = Features(world.observation_space, world.action_space)
+    return Encoded(features, None, Window(features.size, length))  # pyright: ignore[reportCallIssue]
+
+
 def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     features = Features(world.observation_space, world.action_space, action=False)
     return Encoded(features, None, NoMemory(features.size))  # pyright: ignore[reportCallIssue]
@@ -351,6 +359,12 @@ MEMORIES.add(
 )
 MEMORIES.add(
     "trace", _trace, "exponential averages of the inputs at 5 rates", "Eberhard et al. 2025, arXiv:2503.15200"
+)
+MEMORIES.add(
+    "window",
+    _window,
+    "the last 8 inputs side by side (frame stacking)",
+    "Mnih et al. 2015, doi:10.1038/nature14236",
 )
 MEMORIES.add(
     "mamba",
