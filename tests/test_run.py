@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,7 +16,8 @@ import pytest
 from linmem import cli
 from linmem.agents import PPOConfig, ppo
 from linmem.experiments import run as runs
-from linmem.experiments.config import RunConfig, from_dict
+from linmem.experiments.config import RunConfig, from_dict, with_discount_of_file
+from linmem.experiments.settings import ppo_of
 from linmem.experiments.store import Folder, FolderError
 from linmem.memories import MEMORIES
 from linmem.reports import read_run, summary
@@ -142,6 +144,17 @@ def test_mistyped_names_list_the_known_ones_and_exit_2(capsys):
     ):
         code, _, err = command(*arguments, capsys=capsys)
         assert code == 2 and message in err, (arguments, code, err)
+
+
+@pytest.mark.parametrize("world", ["ringworld", "tmaze", "repeat_previous@level=hard", "cheese.POMDP"])
+def test_a_world_is_learned_with_the_settings_of_its_family(world, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(Folder, "create", lambda out, config, command: asked.append(config) or sys.exit(7))
+    options = ("--world", world, "--epochs", "3", "--memory", "none")
+    assert command("run", *options, capsys=capsys)[0] == 7
+    assert command("run", f"--world={world}", *options[2:], capsys=capsys)[0] == 7
+    settings = replace(ppo_of(world), epochs=3)
+    assert asked == [with_discount_of_file(RunConfig(world, ("none",), ppo=settings))] * 2
 
 
 def test_list_names_everything_that_can_be_chosen(capsys):

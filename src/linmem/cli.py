@@ -1,10 +1,12 @@
 """The command line: parse, run, show. Everything it does is a function of the library
 that Python can call too."""
 
+import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -12,6 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from .core.registry import UnknownName
 from .experiments.config import RunConfig, with_discount_of_file
+from .experiments.settings import ppo_of
 
 app = tyro.extras.SubcommandApp()
 
@@ -435,6 +438,13 @@ def _group_app(modules: dict[str, str]) -> tyro.extras.SubcommandApp:
     return group
 
 
+def _default_run(arguments: Sequence[str]) -> RunConfig:
+    """What `run` does unless told otherwise, with the learner's settings for the world that is named."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--world", nargs="?", default=RunConfig.world, const=RunConfig.world)
+    return RunConfig(ppo=ppo_of(parser.parse_known_args(arguments)[0].world))
+
+
 class UsageError(Exception):
     """What was typed cannot be done; the message says how to mend it."""
 
@@ -448,6 +458,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     enable_compilation_cache()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     groups = _groups()
+    app.command(name="run")(partial(run, config=_default_run(arguments)))
     try:
         if arguments and arguments[0] in groups and len(arguments) > 1:
             about, modules = groups[arguments[0]]

@@ -43,7 +43,7 @@ class RunConfig:
     snapshots: int = 0
     """how often, evenly over training, each memory is compared with belief and theory (some seconds each)"""
     ppo: PPOConfig = field(default_factory=lambda: RINGWORLD_PPO)
-    """settings of the learner"""
+    """settings of the learner; their defaults are those of the world's family (experiments/settings.py)"""
 
     def __post_init__(self):
         resolve(self.world)
