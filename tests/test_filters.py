@@ -166,6 +166,21 @@ def test_viterbi_finds_the_best_of_all_paths(float64):
     np.testing.assert_array_equal(viterbi_path(model, jnp.asarray(o)), best)
 
 
+def test_a_sequence_that_no_path_explains_is_refused_at_the_step_where_that_shows():
+    model = HMM(np.eye(3)[[1, 2, 0]], np.eye(3), [0.5, 0.5, 0.0])  # 0 -> 1 -> 2 -> 0, seen without error
+    np.testing.assert_array_equal(viterbi_path(model, jnp.array([1, 2, 0, 1])), [1, 2, 0, 1])
+    for observations, message in (
+        ([2, 0], r"observations\[0\] is 2, which is impossible"),
+        ([0, 1, 1, 2], r"observations\[2\] is 1, which is impossible after those before it"),
+        ([0, 3], r"observations\[1\] is 3; must be one of 0 \.\.\. 2"),
+        ([-1, 0], r"observations\[0\] is -1; must be one of 0 \.\.\. 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            viterbi_path(model, jnp.array(observations))
+    decode = jax.jit(jax.vmap(lambda o: viterbi_path(model, o)))
+    np.testing.assert_array_equal(decode(jnp.array([[0, 1], [1, 2]])), [[0, 1], [1, 2]])
+
+
 def test_the_belief_stays_finite_and_right_over_a_hundred_thousand_steps_of_rare_observations():
     emission = np.array(
         [[1 - 1e-30, 1e-30], [1 - 3e-30, 3e-30]]
