@@ -19,6 +19,7 @@ from linmem.core.algebra import (
     Element,
     LogSumExp,
     MaxPlus,
+    Ordinary,
     Permutation,
     Permuted,
     Switch,
@@ -49,6 +50,8 @@ def elements():
     yield "blocks", BlockDiagonal(), blocks, normal(BATCH, 2, SIZE)
     source = jnp.argsort(normal(*time, SIZE), axis=-1)
     yield "permutation", Permutation(), Element(Permuted(source, normal(*time, SIZE)), b), h
+    settling = Permutation(Ordinary(shifted=True))
+    yield "shifted", settling, Element(Permuted(source, jnp.ones((*time, SIZE))), b), h
     yield "log-sum-exp", Dense(LogSumExp()), Element(normal(*time, SIZE, SIZE), b), h
     yield "max-plus", Diagonal(MaxPlus()), Element(normal(*time, SIZE), b), h
     at_starts = jnp.where(starts()[..., None], b, -jnp.inf)

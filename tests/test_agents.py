@@ -17,6 +17,7 @@ from linmem.agents.policy import ActorCritic
 from linmem.agents.returns import advantages
 from linmem.agents.rollout import act, begin, collect
 from linmem.memories import MEMORIES
+from linmem.memories.readouts import READOUTS
 from linmem.worlds import WORLDS, AimProbe, Box, MultiDiscrete, RecallProbe, RingWorld, TruncationProbe
 
 SMALL = PPOConfig(actors=16, unroll=20, epochs=4, minibatches=2, step_size=1e-2, memory_size=16, discount=0.9)
@@ -93,6 +94,14 @@ def test_a_critic_with_a_memory_of_its_own_learns_beside_an_actor_that_acts_with
 def test_the_belief_is_memory_enough_for_recall():
     _, metrics = trained(RecallProbe(delay=3), "belief", 100)
     assert metrics.episode_return[:, -10:].mean() > 0.9
+
+
+@pytest.mark.parametrize("memory", ["belief_logits", *(f"lof@readout={name}" for name in READOUTS)])
+def test_logits_of_impossible_states_reach_a_policy_as_numbers_that_it_learns_from(memory):
+    state, metrics = trained(WORLDS["parity"].make(), memory, 1, seeds=1)
+    losses = metrics.policy_loss, metrics.value_loss, metrics.gradient
+    learned = jax.tree.leaves((losses, state.policy.actor, state.policy.critic))
+    assert all(np.isfinite(leaf).all() for leaf in learned)
 
 
 def a_policy(memory, world, size=8):

@@ -195,6 +195,29 @@ def test_observations_of_every_kind_become_members_of_the_declared_space():
     np.testing.assert_array_equal(seen["pair"]["1"], x["pair"][1])
 
 
+def test_an_observation_of_another_form_is_refused_before_it_is_translated():
+    world = countdown_world()
+    good = {"left": 2, "episode": np.array([7.0])}
+    received = world.receive(good)
+    assert received["left"] == 2 and received["episode"].tolist() == [7.0]
+    for wrong, message in (
+        (good | {"left": 0.5}, r"observation\['left'\] is 0.5; expected whole numbers"),
+        (good | {"episode": 7.0}, r"observation\['episode'\] has shape \(\); expected \(1,\)"),
+        ({"left": 2}, r"observation is \{'left': 2\}; expected a dictionary with episode, left"),
+        (3, "observation is 3; expected a dictionary with episode, left"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            world.receive(wrong)
+    pair = GymnasiumWorld("pair", lambda count: SyncVectorEnv([Pair] * count))
+    assert pair.receive((1, 4)) == {"0": 1, "1": 2}
+    with pytest.raises(ValueError, match=r"observation\['1'\] is 2.5; expected whole numbers"):
+        pair.receive((1, 2.5))
+
+
+class Pair(Countdown):
+    observation_space = spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3, start=2)))
+
+
 def test_actions_of_every_kind_are_members_of_the_environments_space():
     for space, ours in (
         (spaces.Discrete(3, start=2), Discrete(3)),
@@ -405,6 +428,15 @@ def test_a_world_in_gymnasium_takes_the_course_that_the_world_takes():
     again = GymnasiumEnv(world)
     assert again.reset(seed=3)[0] == observation
     assert [again.step(0)[4]["hidden"] for _ in range(4)] == hidden[1:]
+
+
+@pytest.mark.parametrize("action", [1.7, -1, 4, [0]])
+def test_an_action_that_is_not_there_is_refused_and_the_world_stays_where_it_is(action):
+    env, same = GymnasiumEnv(RingWorld()), GymnasiumEnv(RingWorld())
+    env.reset(seed=3), same.reset(seed=3)
+    with pytest.raises(ValueError, match=r"action .*(whole numbers|lies outside|has shape)"):
+        env.step(action)
+    assert env.step(np.int64(2)) == same.step(2)
 
 
 def test_the_registered_ids_are_the_words_of_the_documentation():

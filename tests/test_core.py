@@ -264,6 +264,53 @@ def test_a_projective_state_keeps_its_largest_logit_at_zero_and_its_differences(
     np.testing.assert_allclose(states[-1], l - l.max(), atol=1e-3)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("reading", [Ordinary(shifted=True), LogSumExp(projective=True)], ids=repr)
+def test_past_an_impossible_step_states_are_finite_and_exact_step_by_step_or_from_a_start(
+    float64, reading, method
+):
+    rng, impossible, again = np.random.default_rng(8), 9, 15
+    source = rng.permuted(np.tile(np.arange(N), (T, 1)), axis=-1)
+    evidence, starts = rng.normal(size=(T, N)), np.isin(np.arange(T), [0, again])
+    evidence[4, 1], evidence[impossible] = -np.inf, -np.inf
+
+    def states_of(run, evidence):
+        if isinstance(reading, Ordinary):
+            elements = Element(Permuted(source, jnp.ones((T, N))), evidence)
+        else:
+            elements = Element(Permuted(source, evidence), jnp.where(starts[:, None], evidence, -jnp.inf))
+        return run(elements, jnp.zeros(N), jnp.asarray(starts))[1]
+
+    def stepping(elements, initial, starts):
+        """Differentiated by JAX itself."""
+
+        def step(h, timed):
+            element, start = timed
+            h = Permutation(reading).act(element, jnp.where(start, reading.zero, h))
+            return h, h
+
+        return jax.lax.scan(step, initial, (elements, starts))
+
+    h, expected = np.zeros(N), []
+    for t in range(T):
+        h = evidence[t] if starts[t] else h[source[t]] + evidence[t]
+        h = np.zeros(N) if t == impossible else h - h.max()
+        expected.append(h)
+    run = functools.partial(scan, Permutation(reading), method=method)
+    sure = slice(None) if method == "sequential" else np.r_[: impossible + 1, again:T]
+    states = np.asarray(jax.jit(functools.partial(states_of, run))(evidence))
+    np.testing.assert_allclose(states[sure], np.stack(expected)[sure], atol=1e-12)
+    assert np.isfinite(states[impossible:]).all()
+
+    def slopes(run):
+        weights = np.cos(np.arange(T * N)).reshape(T, N)
+        return jax.grad(lambda e: jnp.sum(weights * jnp.tanh(states_of(run, e))))(jnp.asarray(evidence))
+
+    got = slopes(run)
+    assert np.isfinite(got).all() and not got[impossible].any()
+    np.testing.assert_allclose(got[sure], slopes(stepping)[sure], atol=1e-12)
+
+
 def test_bfloat16_inputs_accumulate_in_float32():
     ones = jnp.ones((3000, 1), jnp.bfloat16)
     last, states = scan(Diagonal(), Element(ones, ones), jnp.zeros(1))

@@ -150,6 +150,30 @@ def test_a_wrong_agent_or_observation_is_refused_in_a_sentence(finished, tmp_pat
             policy(wrong)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_is_refused_and_not_remembered(bad):
+    world = WORLDS["noisy_cartpole"].make()
+    keys = jax.random.split(jax.random.key(0))
+    agent = ActorCritic(MEMORIES["gru"].make(world, 4, keys[0]), world.action_space, 4, key=keys[1])
+    policy, same = Policy(world, agent), Policy(world, agent)
+    width = world.observation_space.shape[0]
+    policy(np.zeros(width)), same(np.zeros(width))
+    with pytest.raises(ValueError, match=rf"observation\[{width - 1}\] is {bad}; expected finite numbers"):
+        policy([0.0] * (width - 1) + [bad], 1.0)
+    with pytest.raises(ValueError, match=f"reward is {bad}; expected a finite number"):
+        policy(np.zeros(width), bad)
+    policy(np.ones(width), 1.0), same(np.ones(width), 1.0)
+    assert policy.value == same.value
+    policy(np.ones(width), bad, done=True)  # what an episode before this one earned is not remembered
+
+
+def test_a_gymnasium_worlds_policy_names_what_is_wrong_with_an_observation(hosted):
+    policy = linmem.load(hosted.path)
+    for wrong, message in ((0.5, "expected whole numbers"), (-1, "lies outside"), ([1], r"has shape \(1,\)")):
+        with pytest.raises(ValueError, match=f"observation .*{message}"):
+            policy(wrong)
+
+
 def test_continuous_actions_come_out_as_arrays_in_the_box():
     world = WORLDS["probe_aim"].make()
     keys = jax.random.split(jax.random.key(0))
@@ -341,6 +365,20 @@ def test_a_numpy_filter_is_the_memory_of_the_same_name(name):
         got = mine(observations[t], actions[t])
         np.testing.assert_allclose(got, expected[t], atol=2e-5)
         assert got.dtype == np.float32 and mine.low <= got.min() and got.max() <= mine.high
+
+
+@pytest.mark.parametrize("name", ["alf", "belief", "exact"])
+def test_a_numpy_filter_refuses_an_index_that_its_model_does_not_have(name):
+    filter, _ = filters()[name]
+    for _ in range(2):  # the first of an episode, and a later one
+        for observation in (-1, 4):
+            with pytest.raises(ValueError, match=rf"observation is {observation}; must be one of 0 \.\.\. 3"):
+                filter(observation, 0)
+        filter(0, 0)
+    with pytest.raises(ValueError, match=r"action is -1; must be one of 0 \.\.\. 3"):
+        filter(0, -1)
+    filter.reset()
+    filter(0, -1)  # no action precedes it
 
 
 def test_a_numpy_trace_is_the_trace():

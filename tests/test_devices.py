@@ -30,7 +30,7 @@ def found():
 
 
 def test_a_scan_spread_over_time_gives_states_and_gradients_of_one_that_is_not(found):
-    assert len(found["scans"]) == 11
+    assert len(found["scans"]) == 12
     assert {name: gap for name, gap in found["scans"].items() if gap > 1e-12} == {}
 
 

@@ -18,6 +18,7 @@ from linmem import (
     Inputs,
     viterbi_path,
 )
+from linmem.memories.numpy_filter import NumpyFilter
 
 
 def pomdp(transition, rng, observations=5, emission=None):
@@ -165,6 +166,21 @@ def test_viterbi_finds_the_best_of_all_paths(float64):
     np.testing.assert_array_equal(viterbi_path(model, jnp.asarray(o)), best)
 
 
+def test_a_sequence_that_no_path_explains_is_refused_at_the_step_where_that_shows():
+    model = HMM(np.eye(3)[[1, 2, 0]], np.eye(3), [0.5, 0.5, 0.0])  # 0 -> 1 -> 2 -> 0, seen without error
+    np.testing.assert_array_equal(viterbi_path(model, jnp.array([1, 2, 0, 1])), [1, 2, 0, 1])
+    for observations, message in (
+        ([2, 0], r"observations\[0\] is 2, which is impossible"),
+        ([0, 1, 1, 2], r"observations\[2\] is 1, which is impossible after those before it"),
+        ([0, 3], r"observations\[1\] is 3; must be one of 0 \.\.\. 2"),
+        ([-1, 0], r"observations\[0\] is -1; must be one of 0 \.\.\. 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            viterbi_path(model, jnp.array(observations))
+    decode = jax.jit(jax.vmap(lambda o: viterbi_path(model, o)))
+    np.testing.assert_array_equal(decode(jnp.array([[0, 1], [1, 2]])), [[0, 1], [1, 2]])
+
+
 def test_the_belief_stays_finite_and_right_over_a_hundred_thousand_steps_of_rare_observations():
     emission = np.array(
         [[1 - 1e-30, 1e-30], [1 - 3e-30, 3e-30]]
@@ -178,13 +194,68 @@ def test_the_belief_stays_finite_and_right_over_a_hundred_thousand_steps_of_rare
     np.testing.assert_allclose(got, np.exp(forward_algorithm(model, xs, starts)), atol=1e-5)
 
 
-def test_after_an_impossible_observation_the_belief_goes_on_from_the_uniform_one():
+@pytest.mark.parametrize("filter", [Belief, ExactLinearFilter, InitialStateFilter])
+def test_after_an_impossible_observation_the_belief_goes_on_from_the_uniform_one(filter):
     model = POMDP([np.eye(2)], np.eye(2), np.zeros(2), [1.0, 0.0], discount=0.9)
     xs = Inputs(
         jnp.array([0, 1, 1]), jnp.zeros(3, jnp.int32), jnp.zeros(3)
     )  # state 0 never shows observation 1
-    got = beliefs(Belief(model), xs, np.array([True, False, False]))
+    got = beliefs(filter(model), xs, np.array([True, False, False]))
     np.testing.assert_allclose(got, [[1, 0], [0.5, 0.5], [0, 1]])
+
+
+EXACT = {
+    Belief: [[0.2, 0.8, 0.0], [0.0, 0.5, 0.5], [1.0, 0.0, 0.0]],
+    ExactLinearFilter: np.eye(3)[[1, 2, 0]],
+    InitialStateFilter: np.eye(3)[[1, 2, 2]],
+}
+"""Each exact filter with moves that it is made for."""
+
+
+def with_impossible_observations(filter, steps=60):
+    """(model, random inputs, starts): each state shows two observations of three, so some are impossible."""
+    rng = np.random.default_rng(7)
+    emission = [[0.5, 0.5, 0.0], [0.0, 0.3, 0.7], [0.6, 0.0, 0.4]]
+    model = POMDP([EXACT[filter], np.eye(3)], emission, np.zeros(3), [0.5, 0.5, 0.0], discount=0.9)
+    return model, inputs(model, steps, rng), np.isin(np.arange(steps), [0, 40])
+
+
+@pytest.mark.parametrize("filter", EXACT)
+def test_an_exact_filter_is_bayes_and_its_numpy_twin_past_impossible_observations_too(filter):
+    model, xs, starts = with_impossible_observations(filter)
+    b, lost, expected = model.initial, [], []
+    for t, (o, a) in enumerate(zip(*map(np.asarray, (xs.observation, xs.action)), strict=True)):
+        joint = model.initial * model.initial_emission[:, o]
+        if not starts[t]:
+            joint = b @ model.transition[a] * model.emission[a, :, o]
+        lost.append(joint.sum() == 0)
+        b = np.full(3, 1 / 3) if lost[t] else joint / joint.sum()
+        expected.append(b)
+    assert 3 < sum(lost) < 40
+    np.testing.assert_allclose(beliefs(filter(model), xs, starts), expected, atol=1e-6)
+
+    twin = NumpyFilter.exact_linear if filter is ExactLinearFilter else NumpyFilter.belief
+    numpy, got = twin(model), []
+    for o, a, start in zip(*map(np.asarray, (xs.observation, xs.action)), starts, strict=True):
+        if start:
+            numpy.reset()
+        got.append(numpy(o, a))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("filter", EXACT)
+def test_an_impossible_observation_cuts_the_derivative_and_leaves_it_finite(filter):
+    model, xs, _ = with_impossible_observations(filter)
+    memory, no_start = filter(model), jnp.zeros(len(xs.reward), bool)
+
+    def said(logits, steps):
+        state = (memory.init()[0], logits) if filter is InitialStateFilter else logits
+        cut = jax.tree.map(lambda x: x[:steps], xs)
+        return memory.unroll(state, cut, no_start[:steps])[1][-1] @ jnp.arange(3.0)
+
+    slopes = np.stack([jax.grad(said)(jnp.array([0.3, 0.0, -0.2]), steps) for steps in (1, len(xs.reward))])
+    assert np.isfinite(slopes).all()
+    assert slopes[0].any() and not slopes[1].any()
 
 
 def test_transient_states_of_the_backbone_keep_their_place_in_the_adaptive_filter():

@@ -1,17 +1,19 @@
 """The RingWorld experiment: what it claims, and that it starts, stops and goes on at any row."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from linmem.core.types import Inputs
 from linmem.evidence import ringworld, ringworld_choices
 from linmem.experiments import watch
 from linmem.experiments.config import RunConfig
 from linmem.experiments.store import Folder
-from linmem.memories import MEMORIES
+from linmem.memories import MEMORIES, Belief, LogForward, identity
 from linmem.memories.belief import example_inputs
 from linmem.reports import Run, read_run
 from linmem.worlds import WORLDS
@@ -37,6 +39,24 @@ def test_raw_logits_differ_from_the_belief_filters_only_by_an_offset_that_falls_
     assert (np.diff(raw.max(axis=1)) < 0).all() and raw[-1].max() < -100
 
 
+@pytest.mark.parametrize("choice", ringworld_choices.CHOICES.values())
+@pytest.mark.parametrize("memory", ["lof", "belief_logits"])
+def test_no_ring_has_logits_so_far_apart_that_a_policy_is_given_others(memory, choice):
+    world, runs, steps = WORLDS["ringworld" + choice].make(), 64, 400
+    made = MEMORIES[memory].make(world, 8, jax.random.key(1))
+    true = {"lof": LogForward, "belief_logits": Belief}[memory](world.tables(), readout=identity)
+    actions = jax.random.randint(jax.random.key(2), (runs, steps), 0, 4)
+    keys = jax.random.split(jax.random.key(3), runs)
+    seen = jax.vmap(world.tables().simulate)(keys, actions).observations[:, 1:]
+    starts = jnp.arange(steps) == 0
+
+    def features(memory, observation, action):
+        return memory.unroll(memory.init(), Inputs(observation, action, jnp.zeros(steps)), starts)[1]
+
+    given, right = (jax.vmap(partial(features, memory))(seen, actions) for memory in (made, true))
+    np.testing.assert_array_equal(given, right)
+
+
 def test_readouts_do_what_their_names_say():
     l = jnp.array([-101.0, -99.0, -104.0])
     form = lambda name: np.asarray(made(f"lof@readout={name}").readout(l))  # noqa: E731
@@ -47,6 +67,16 @@ def test_readouts_do_what_their_names_say():
     np.testing.assert_allclose(form("divided"), l / 100)
     np.testing.assert_allclose(form("clipped"), [-10, -10, -10])
     np.testing.assert_allclose(form("softmax").sum(), 1, atol=1e-6)
+    l = jnp.array([-jnp.inf, -3.0, -jnp.inf])  # what is impossible is told as e^-50 times as likely
+    np.testing.assert_allclose(form("logits"), [-53, -3, -53])
+    np.testing.assert_allclose(form("shifted"), [-50, 0, -50])
+    np.testing.assert_allclose(form("centred"), [-50 / 3, 100 / 3, -50 / 3], rtol=1e-6)
+    np.testing.assert_allclose(form("standardised"), [-(0.5**0.5), 2**0.5, -(0.5**0.5)], atol=1e-5)
+    np.testing.assert_allclose(form("divided"), [-0.53, -0.03, -0.53])
+    np.testing.assert_allclose(form("clipped"), [-10, -3, -10])
+    np.testing.assert_allclose(form("softmax"), [0, 1, 0])
+    l = jnp.full(3, -jnp.inf)  # what raw logits are after an impossible observation
+    np.testing.assert_allclose(form("logits"), [-50, -50, -50])
     with pytest.raises(KeyError, match="unknown readout 'softmx'; known: logits, softmax"):
         made("alf@readout=softmx")
 

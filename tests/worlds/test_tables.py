@@ -254,6 +254,15 @@ def test_rewards_are_those_of_the_moves_made():
     np.testing.assert_array_equal(run.rewards, pomdp.reward[moves].astype(np.float32))
 
 
+def test_a_plan_with_an_action_that_is_not_there_is_refused_with_its_place():
+    pomdp = POMDP(**random_tables(m=2))
+    for actions, message in (([0, 1, 2], "actions[2] is 2"), ([0, -1], "actions[1] is -1")):
+        said = message_of(pomdp.simulate, key=KEY, actions=jnp.array(actions))
+        assert said == f"{message}; must be one of 0 ... 1"
+    traced = jax.jit(lambda actions: pomdp.simulate(KEY, actions).states)(jnp.array([0, 1]))
+    np.testing.assert_array_equal(traced, pomdp.simulate(KEY, jnp.array([0, 1])).states)
+
+
 def test_what_has_probability_zero_never_happens():
     hmm = HMM(np.eye(3)[[1, 2, 0]], np.eye(3), [0, 1, 0])
     states, observations = hmm.simulate(KEY, 1000)

@@ -71,7 +71,12 @@ class AbstractReading(abc.ABC):
         return parts
 
     def settle(self, state: Array, rank: int) -> Array:
-        """``project`` a state."""
+        """``project`` a state, and recover: one that is -inf throughout (the observations were impossible)
+        knows nothing, so it becomes uniform. The identity unless the reading is projective, or shifted.
+
+        A composed element cannot recover midway, and leaves the uniform state. So past an impossible
+        observation ``associative`` stays there until the next start, and a chunk (or device) after one in
+        which it happened begins there; ``sequential`` recovers at the step itself."""
         return state
 
     @property
@@ -105,14 +110,14 @@ class Ordinary(AbstractReading):
         return jnp.matmul(a, b, preferred_element_type=jnp.result_type(a, b))
 
     def slope(self, a, h, out):
-        return a
+        return jnp.where(jnp.isfinite(out), a, 0.0) if self.shifted else a
 
     @property
     def settles(self):
         return self.shifted
 
     def settle(self, state, rank):
-        return state - expand(_top(state, rank), state.ndim) if self.shifted else state
+        return _settled(state, rank) if self.shifted else state
 
 
 @dataclass(frozen=True)
@@ -153,18 +158,18 @@ class _Tropical(AbstractReading):
         return tuple(part - expand(top, part.ndim) for part in parts)
 
     def settle(self, state, rank):
-        """``project``, and recover: a state that is -inf throughout (the observations were impossible) knows
-        nothing, so it becomes uniform."""
-        if not self.projective:
-            return state
-        top = expand(_top(state, rank), state.ndim)
-        return jnp.where(jnp.isfinite(top), state - jnp.where(jnp.isfinite(top), top, 0.0), 0.0)
+        return _settled(state, rank) if self.projective else state
 
 
 def _top(part: Array, rank: int) -> Array:
     """The largest entry over the last ``rank`` axes.
     A shift carries no information, so no gradient either."""
     return jax.lax.stop_gradient(jnp.max(part, axis=tuple(range(-rank, 0))))
+
+
+def _settled(state: Array, rank: int) -> Array:
+    top = expand(_top(state, rank), state.ndim)
+    return jnp.where(jnp.isfinite(top), state - _finite(top), 0.0)
 
 
 @dataclass(frozen=True)

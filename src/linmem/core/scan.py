@@ -176,7 +176,8 @@ def element_gradient(algebra, elements, initial, starts, states, g):
             return whole
         return whole.at[:1].set(first) if len(element) == len(states) else whole + first
 
-    if isinstance(algebra.reading, Ordinary):  # dL/db_t is g_t whatever the state was: no copy to set one row
+    # Where nothing settles, dL/db_t is g_t whatever the state was: no copy to set one row.
+    if isinstance(algebra.reading, Ordinary) and not algebra.reading.settles:
         return Element(jax.tree.map(join, elements.transition, whole.transition, first.transition), g)
     return jax.tree.map(join, elements, whole, first)
 

@@ -8,7 +8,6 @@ while True:
 """
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from ..core.types import Inputs
 from ..worlds import resolve
 from ..worlds.base import AbstractWorld
 from ..worlds.gymnasium_world import GymnasiumWorld
-from ..worlds.spaces import Dict, Discrete, MultiDiscrete, Space, zeros
+from ..worlds.spaces import member, zeros
 from .run import load_policy
 from .store import Folder, FolderError
 
@@ -72,14 +71,16 @@ class Policy:
 
         observation: what is seen now. reward: what the action before earned. done: the episode ended with
         that, and ``observation`` is the first of the next one. Raises ValueError for an observation of
-        another form.
+        another form, and for a number that is not finite: the memory would not lose it before a start.
         """
         if isinstance(self.world, GymnasiumWorld):
             observation = self.world.receive(observation)
-        observation = _checked(self.world.observation_space, observation, "observation")
+        observation = member(self.world.observation_space, observation, "observation")
         start = self._fresh or bool(done)
         before = self._nothing if start else self._before
         inputs = _inputs(observation, before, 0.0 if start else reward)
+        if not np.isfinite(inputs.reward):
+            raise ValueError(f"reward is {reward!r}; expected a finite number")
         self._state, self._key, action, value, features = self._act(
             self._state, self._key, inputs, np.bool_(start)
         )
@@ -131,22 +132,3 @@ def load(
 
 def _inputs(observation: Any, action: Any, reward: float) -> Any:
     return Inputs(observation, action, np.float32(reward))  # pyright: ignore[reportArgumentType]
-
-
-def _checked(space: Space, value: Any, name: str) -> Any:
-    """The value in the space's form. Raises ValueError naming what differs."""
-    if isinstance(space, Dict):
-        names = [part for part, _ in space.parts]
-        if not isinstance(value, Mapping) or not set(names) <= set(value):
-            raise ValueError(f"{name} is {value!r}; expected a dictionary with {', '.join(names)}")
-        return {part: _checked(of, value[part], f"{name}['{part}']") for part, of in space.parts}
-    array = np.asarray(value)
-    if array.shape != space.shape:
-        raise ValueError(f"{name} has shape {array.shape}; expected {space.shape}")
-    if isinstance(space, Discrete | MultiDiscrete):
-        if not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"{name} is {value!r}; expected whole numbers")
-        counts = space.n if isinstance(space, Discrete) else np.reshape(space.counts, space.shape)
-        if not ((array >= 0) & (array < counts)).all():
-            raise ValueError(f"{name} is {value!r}; it lies outside {space}")
-    return array.astype(space.dtype)

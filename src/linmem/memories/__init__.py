@@ -40,7 +40,7 @@ from .mlstm import MLSTM
 from .none import NoMemory
 from .normalised import Normalised
 from .prophecy import HippoProphecy
-from .readouts import named_readout
+from .readouts import floored, named_readout
 from .rtf import RTF
 from .rwkv7 import RWKV7
 from .s4 import S4
@@ -207,7 +207,7 @@ def _belief(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemor
 
 
 def _belief_logits(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    return Belief(_tables(world, "belief_logits"), readout=identity)
+    return Belief(_tables(world, "belief_logits"), readout=floored)
 
 
 def _auto(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -293,8 +293,10 @@ def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
 
 
 MEMORIES.add("belief", _belief, "exact Bayes belief: the log-sum-exp reading, then softmax", PAPER)
-MEMORIES.add("belief_logits", _belief_logits, "the exact filter's logits, the largest always 0", PAPER)
-MEMORIES.add("lof", _lof, "the exact filter's raw logits, falling without bound", PAPER)
+MEMORIES.add(
+    "belief_logits", _belief_logits, "the exact filter's logits, at most 50 below the largest, 0", PAPER
+)
+MEMORIES.add("lof", _lof, "the exact filter's raw logits, falling without bound, at most 50 apart", PAPER)
 MEMORIES.add(
     "auto", _auto, "the cheapest filter that theory allows for the model, or the belief", "this library"
 )

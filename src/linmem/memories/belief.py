@@ -27,12 +27,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Dense, Element, LogSumExp, MaxPlus, Switch, Switched
 from ..core.scan import scan
 from ..core.types import Inputs
-from ..worlds.tables import HMM, POMDP
+from ..worlds.tables import HMM, POMDP, refuse_outside
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 
 
@@ -136,7 +137,11 @@ def viterbi_path(model: HMM, observations: Int[Array, " T"]) -> Int[Array, " T"]
     The derivative of the best path's log-probability in the log-emission met at each step and state is 1 on
     the best path and 0 off it, so the backward pass of the max-plus scan is Viterbi's traceback. Where
     several paths tie, the state with the smallest index is taken step by step.
+
+    Raises ValueError naming an observation that the model does not have, or the first one that no path of
+    positive probability explains; inside a transformation of JAX's nothing is checked.
     """
+    refuse_outside("observations", observations, model.n_observations)
     with np.errstate(divide="ignore"):
         log_T, log_E, log_pi = (
             jnp.asarray(np.log(a)) for a in (model.transition.T, model.emission, model.initial)
@@ -148,10 +153,17 @@ def viterbi_path(model: HMM, observations: Int[Array, " T"]) -> Int[Array, " T"]
         input = jnp.where(starts[:, None], scale, -jnp.inf)
         index = jnp.zeros((1,), jnp.int32)
         elements = Element(Switch(log_T[None, None], index, evidence), input)
-        last, _ = scan(Switched(of=Dense(MaxPlus())), elements, jnp.zeros(model.n_states), starts)
-        return jnp.max(last)
+        last, states = scan(Switched(of=Dense(MaxPlus())), elements, jnp.zeros(model.n_states), starts)
+        return jnp.max(last), jnp.isneginf(jnp.max(states, axis=-1))
 
-    return jnp.argmax(jax.grad(best)(log_E.T[observations]), axis=-1)
+    on_path, impossible = jax.grad(best, has_aux=True)(log_E.T[observations])
+    if not isinstance(impossible, Tracer) and impossible.any():
+        t = int(impossible.argmax())
+        raise ValueError(
+            f"observations[{t}] is {observations[t]}, which is impossible after those before it: "
+            "no path has a positive probability"
+        )
+    return jnp.argmax(on_path, axis=-1)
 
 
 def example_model(key: PRNGKeyArray) -> POMDP:

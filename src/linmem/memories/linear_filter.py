@@ -22,7 +22,8 @@ exactly.
 Source: Y. Zhao, O. Eberhard, M. Khammassi, A. H. Sayed, M. Muehlebach, 2026, arXiv:2605.31261. The
 initial-state form follows from its Corollary 4.5 by keeping the initial state as the index; it is this
 library's.
-Departures: the first observation of an episode is emitted before any transition.
+Departures: the first observation of an episode is emitted before any transition. After an observation that
+the model calls impossible the exact filters go on from the uniform belief, as ``belief.py`` does.
 """
 
 from collections.abc import Callable
@@ -35,8 +36,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from ..certificates import analyse
-from ..core.algebra import AbstractAlgebra, Diagonal, Element, Ordinary, Permutation, Permuted
-from ..core.scan import scan
+from ..core.algebra import AbstractAlgebra, Element, Ordinary, Permutation, Permuted
 from ..core.types import Inputs
 from ..worlds.tables import POMDP, deterministic_of, permutation_of
 from .base import AbstractLinearMemory, AbstractMemory
@@ -212,8 +212,6 @@ class InitialStateFilter(AbstractMemory):
     State: (f_t (n,) int, L_t (n,)). Raises ValueError for a model with random moves.
     """
 
-    algebra: ClassVar[AbstractAlgebra] = Diagonal(Ordinary(shifted=True))
-
     next_state: Int[Array, "m n"]
     log_emission: Float[Array, "k m n"]
     log_first: Float[Array, "k n"]
@@ -235,19 +233,21 @@ class InitialStateFilter(AbstractMemory):
         return state, features[0]
 
     def unroll(self, state, xs, starts):
-        composed, L = state
         log_emission, log_first = jax.lax.stop_gradient((self.log_emission, self.log_first))
+        each = jnp.arange(self.out_size)
 
-        def compose(f, step):
-            action, start = step
-            f = jnp.where(start, jnp.arange(self.out_size), self.next_state[action][f])
-            return f, f
+        def advance(state, timed):
+            (f, L), (x, start) = state, timed
+            f = jnp.where(start, each, self.next_state[x.action][f])
+            seen = jnp.where(start, log_first[x.observation], log_emission[x.observation, x.action][f])
+            L = jnp.where(start, 0.0, L) + seen
+            # The uniform belief that settling begins again from is one over the present states.
+            f = jnp.where(jnp.isneginf(jnp.max(L)), each, f)
+            state = f, Ordinary(shifted=True).settle(L, rank=1)
+            return state, state
 
-        composed, maps = jax.lax.scan(compose, composed, (xs.action, starts))
-        evidence = jnp.take_along_axis(log_emission[xs.observation, xs.action], maps, axis=1)
-        inputs = jnp.where(starts[:, None], log_first[xs.observation], evidence)
-        L, logits = scan(self.algebra, Element(jnp.ones((1, self.out_size)), inputs), L, starts)
-        return (composed, L), jax.vmap(_push_forward)(maps, jax.nn.softmax(logits))
+        state, (maps, logits) = jax.lax.scan(advance, state, (xs, starts))
+        return state, jax.vmap(_push_forward)(maps, jax.nn.softmax(logits))
 
     def believes(self, features):
         return features

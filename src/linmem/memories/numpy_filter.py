@@ -9,11 +9,12 @@ They follow the recurrences of ``linear_filter.py``, ``belief.py`` and ``trace.p
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ..worlds.tables import POMDP
+from ..worlds.tables import POMDP, refuse_outside
 from .belief import Belief
 from .linear_filter import AbstractPermutedFilter, AdaptiveLinearFilter, ExactLinearFilter
 from .trace import Trace
@@ -57,6 +58,7 @@ class NumpyFilter:
         keep, gain = np.asarray(filter.keep), np.asarray(filter.gain)
 
         def recurrence(w, o, a):
+            _refuse(o, a, w, log_E)
             return settle(log_first[o] if w is None else keep * w[source[a]] + gain * log_E[o, a])
 
         return cls(recurrence, readout, filter.out_size, low, high)
@@ -70,6 +72,7 @@ class NumpyFilter:
         )
 
         def recurrence(l, o, a):
+            _refuse(o, a, l, log_E)
             if l is None:
                 return _shifted(log_first[o])
             return _shifted(log_E[o, a] + np.logaddexp.reduce(log_T[a] + l, axis=1))
@@ -93,9 +96,18 @@ class NumpyFilter:
         self._state = None
 
     def __call__(self, observation: object, action: object) -> Float[np.ndarray, " size"]:
-        """The features after this observation; ``action`` came before it."""
+        """The features after this observation; ``action`` came before it. Raises ValueError naming one that
+        the model does not have."""
         self._state = self._recurrence(self._state, observation, action)
         return np.asarray(self._readout(self._state), np.float32)
+
+
+def _refuse(observation: Any, action: Any, state: np.ndarray | None, log_E: np.ndarray) -> None:
+    """An index that the tables do not have; NumPy would take a negative one from the end."""
+    observations, actions, _ = log_E.shape
+    refuse_outside("observation", observation, observations)
+    if state is not None:
+        refuse_outside("action", action, actions)
 
 
 def _same(l: np.ndarray) -> np.ndarray:

@@ -15,14 +15,14 @@ from gymnasium import spaces
 
 from . import WORLDS, title
 from .base import AbstractHostWorld, AbstractWorld
-from .spaces import Box, Dict, Discrete, MultiDiscrete, Space
+from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, member
 
 
 class GymnasiumEnv(gymnasium.Env):
     """A world as a Gymnasium environment: NumPy in and out, seeded by ``reset(seed=...)``.
 
     world: a world, or the name of a registered one. ``info["hidden"]`` is the hidden state, if there are
-    tables.
+    tables. An action of another form than the space's raises ValueError.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -57,8 +57,8 @@ class GymnasiumEnv(gymnasium.Env):
     def step(self, action: Any):
         if self._state is None:
             raise gymnasium.error.ResetNeeded("call reset before step")
-        space = self.world.action_space
-        self._state, outcome, hidden = self._step(self._state, np.asarray(action, space.dtype))
+        action = member(self.world.action_space, action, "action")
+        self._state, outcome, hidden = self._step(self._state, action)
         return (
             to_numpy(self.world.observation_space, outcome.observation),
             float(outcome.reward),

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from .base import AbstractCopies, AbstractHostWorld, Outcome
-from .spaces import Box, Dict, Discrete, MultiDiscrete, Space
+from .spaces import Box, Dict, Discrete, MultiDiscrete, Space, formed, keys_of
 
 FAMILIES = {"popgym": "popgym", "MiniGrid": "minigrid", "BabyAI": "minigrid"}
 """What to import before an id that begins so is known."""
@@ -73,8 +73,10 @@ class GymnasiumWorld(AbstractHostWorld):
         return GymnasiumCopies(self.make_copies(count), self.observations, self.actions, self.id)
 
     def receive(self, observation: Any) -> Any:
-        """One observation of the environment as a member of ``observation_space``."""
-        return jax.tree.map(lambda x: x[0], self.observations.convert(_one(observation)))
+        """One observation of the environment in the form of ``observation_space``. Raises ValueError naming
+        what of it has another form."""
+        one = _one(self.observation_space, observation, "observation")
+        return jax.tree.map(lambda x: x[0], self.observations.convert(one))
 
     def send(self, action: np.ndarray) -> Any:
         """One member of ``action_space`` as an action of the environment."""
@@ -106,13 +108,13 @@ class GymnasiumCopies(AbstractCopies):
         self._vector.close()
 
 
-def _one(observation: Any) -> Any:
-    """With an axis for copies."""
-    if isinstance(observation, dict):
-        return {name: _one(part) for name, part in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_one(part) for part in observation)
-    return np.asarray(observation)[None]
+def _one(space: Space, value: Any, name: str) -> Any:
+    """With an axis for copies. What has another form is refused here: a translation would cast it."""
+    if not isinstance(space, Dict):
+        return formed(space, value, name)[None]
+    value = dict(enumerate(value)) if isinstance(value, tuple) else value
+    keys = keys_of(space, value, name)
+    return {keys[part]: _one(of, value[keys[part]], f"{name}['{part}']") for part, of in space.parts}
 
 
 def import_gymnasium(why: str) -> Any:

@@ -3,6 +3,7 @@ floats, or a dictionary of these."""
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -118,6 +119,52 @@ class Dict(eqx.Module):
 
 
 Space = Discrete | Box | MultiDiscrete | Dict
+
+
+def member(space: Space, value: Any, name: str) -> Any:
+    """The value as NumPy arrays of the space's dtype; numbers outside the bounds of a Box are let through.
+    Raises ValueError that says what of ``name`` is wrong."""
+    if isinstance(space, Dict):
+        keys = keys_of(space, value, name)
+        return {part: member(of, value[keys[part]], f"{name}['{part}']") for part, of in space.parts}
+    array = formed(space, value, name)
+    if isinstance(space, Box):
+        array = array.astype(space.dtype)
+        refuse(name, array, ~np.isfinite(array), "expected finite numbers")
+        return array
+    counts = space.n if isinstance(space, Discrete) else np.reshape(space.counts, space.shape)
+    refuse(name, array, (array < 0) | (array >= counts), "it lies outside", space)
+    return array.astype(space.dtype)
+
+
+def keys_of(space: Dict, value: Any, name: str) -> dict[str, Any]:
+    """The value's own key of each part, which reads like the part's name. Raises ValueError that lists the
+    names, if one is missing."""
+    names = [part for part, _ in space.parts]
+    keys = {str(key): key for key in value} if isinstance(value, Mapping) else {}
+    if not set(names) <= set(keys):
+        raise ValueError(f"{name} is {value!r}; expected a dictionary with {', '.join(names)}")
+    return keys
+
+
+def formed(space: Discrete | Box | MultiDiscrete, value: Any, name: str) -> np.ndarray:
+    """The value as an array, if it has the space's shape and, for choices, is of whole numbers. Raises
+    ValueError that says which it has not."""
+    array = np.asarray(value)
+    if array.shape != space.shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected {space.shape}")
+    if not isinstance(space, Box) and array.dtype.kind not in "biu":
+        raise ValueError(f"{name} is {value!r}; expected whole numbers")
+    return array
+
+
+def refuse(name: str, array: np.ndarray, wrong: np.ndarray, *rule: Any) -> None:
+    """Raise ValueError naming the first entry that is wrong, and its place, if there is one. rule: the words
+    of the reason, put into text only then."""
+    if wrong.any():
+        place = tuple(map(int, np.argwhere(wrong)[0]))
+        at = f"[{', '.join(map(str, place))}]" if place else ""
+        raise ValueError(f"{name}{at} is {array[place]}; {' '.join(map(str, rule))}")
 
 
 def zeros(space: Space, *batch: int):

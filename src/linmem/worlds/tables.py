@@ -11,7 +11,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Float64, Int, PRNGKeyArray
+
+from .spaces import refuse
 
 Table = ArrayLike | Sequence
 Names = Sequence[str] | None
@@ -191,9 +194,14 @@ class POMDP(eqx.Module):
         observation = _draw(emit, self.emission, action, reached)
         return reached, observation, jnp.asarray(self.reward, jnp.float32)[action, state, reached]
 
-    @eqx.filter_jit
     def simulate(self, key: PRNGKeyArray, actions: Int[Array, " T"]) -> Trajectory:
-        """The run under the given actions, chosen beforehand: T + 1 states and observations, T rewards."""
+        """The run under the given actions, chosen beforehand: T + 1 states and observations, T rewards.
+        Raises ValueError naming an action that the model does not have."""
+        refuse_outside("actions", actions, self.n_actions)
+        return self._simulate(key, actions)
+
+    @eqx.filter_jit
+    def _simulate(self, key: PRNGKeyArray, actions: Int[Array, " T"]) -> Trajectory:
         first, rest = jax.random.split(key)
 
         def step(state, key_and_action):
@@ -209,6 +217,14 @@ class POMDP(eqx.Module):
             jnp.concatenate([observation[None], observations]),
             rewards,
         )
+
+
+def refuse_outside(name: str, indices: ArrayLike, size: int) -> None:
+    """Raise ValueError naming the first index that is not one of 0 ... size - 1, and its place. Not where a
+    trace hides them."""
+    if not isinstance(indices, Tracer):
+        array = np.asarray(indices)
+        refuse(name, array, (array < 0) | (array >= size), "must be one of 0 ...", size - 1)
 
 
 def deterministic_of(matrix: Float[np.ndarray, "n n"]) -> Int[np.ndarray, " n"] | None:
