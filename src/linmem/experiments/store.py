@@ -29,6 +29,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from ..worlds import ELSEWHERE
 from .config import RunConfig, from_dict
 
 PACKAGES = ("linmem", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
@@ -82,10 +83,10 @@ class Folder:
             raise FolderError(f"{self.path / 'config.json'} does not fit this version: {error}") from error
         kind, _, rest = config.world.partition(":")
         module, colon, _ = rest.partition(":")
-        if kind == "gym" and colon and module.partition(".")[0] not in sys.modules:
+        if kind in ELSEWHERE and colon and module not in sys.modules:
             raise FolderError(
                 f"{self.path} asks for '{config.world}', and a folder may not decide what code is loaded; "
-                f"if you trust {module}, import it in Python first"
+                f"if you trust {module}, import it in Python first, or repeat the command that made the run"
             )
         return config
 
