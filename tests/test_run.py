@@ -103,6 +103,32 @@ def test_the_configuration_on_disk_is_complete(finished):
     assert described["versions"]["jax"] == jax.__version__
 
 
+def test_a_folder_of_an_earlier_version_takes_the_defaults_of_what_that_did_not_have(tmp_path):
+    path = Folder.create(tmp_path, TINY, "a test").path
+    described = json.loads((path / "config.json").read_text())
+    del described["world_file"], described["config"]["snapshots"], described["config"]["ppo"]["reward_scale"]
+    (path / "config.json").write_text(json.dumps(described))
+    assert Folder.open(path).config() == TINY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "\xff",
+        "[]",
+        '{"config": {"memory": ["none"]}}',
+        '{"config": {"memory": ["none"], "ppo": {}, "stps": 3}}',
+        '{"config": {"memory": ["none"], "ppo": {}, "steps": 0}}',
+        '{"config": {"memory": ["none"], "ppo": {}, "world": 3}}',
+    ],
+)
+def test_a_broken_configuration_is_named(text, tmp_path):
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(FolderError, match=r"config\.json (is not valid JSON|does not fit this version)"):
+        Folder.open(tmp_path).config()
+
+
 def test_the_belief_decodes_itself_without_distance(finished):
     rows = {row.memory: row for row in summary(read_run(finished.path))}
     assert rows["belief"].total_variation.mean == 0

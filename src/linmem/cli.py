@@ -35,7 +35,8 @@ def run(
 
     Args:
         config: what to run.
-        out: where run folders are made; a run's folder is named by its world and a hash of its settings.
+        out: where run folders are made; a run's folder is named by its world and a hash of its settings and
+            of a problem file's content.
         resume: go on in this run folder, with its settings; nothing else about the run can be said then.
         checkpoint_seconds: the training state is saved this often.
         tensorboard: write event files for TensorBoard into the run folder, too.

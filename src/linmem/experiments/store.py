@@ -55,6 +55,7 @@ class Folder:
                 described = {
                     "name": folder.path.name,
                     "config": config.as_dict(),
+                    "world_file": config.world_file(),
                     "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
                     "machine": machine(),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -76,17 +77,31 @@ class Folder:
         return cls(path)
 
     def config(self) -> RunConfig:
-        """What is run. Raises FolderError if it was written by another version, or would import a module."""
+        """What is run. Raises FolderError if config.json is broken or does not fit this version, if it would
+        import a module, or if the world's file is another one now."""
+        path = self.path / "config.json"
         try:
-            config = from_dict(json.loads((self.path / "config.json").read_text())["config"])
-        except (TypeError, KeyError) as error:
-            raise FolderError(f"{self.path / 'config.json'} does not fit this version: {error}") from error
+            described = json.loads(path.read_text())
+        except ValueError as error:
+            raise FolderError(
+                f"{path} is not valid JSON ({error}); restore it, or begin a new run"
+            ) from error
+        try:
+            config = from_dict(described["config"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FolderError(f"{path} does not fit this version: {error}") from error
         kind, _, rest = config.world.partition(":")
         module, colon, _ = rest.partition(":")
         if kind in ELSEWHERE and colon and module not in sys.modules:
             raise FolderError(
                 f"{self.path} asks for '{config.world}', and a folder may not decide what code is loaded; "
                 f"if you trust {module}, import it in Python first, or repeat the command that made the run"
+            )
+        now = config.world_file()
+        if described.get("world_file", now) != now:  # earlier versions did not write it
+            raise FolderError(
+                f"'{config.world}' is not the file that {self.path} was made with; put that one back, or "
+                "give the new one a folder of its own: `linmem run` without --resume"
             )
         return config
 
