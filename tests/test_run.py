@@ -1,6 +1,8 @@
 """Runs: the same configuration gives the same records, an interrupted run goes on,
 and the command line speaks."""
 
+import dataclasses
+import io
 import json
 import re
 import runpy
@@ -16,6 +18,7 @@ from linmem import cli
 from linmem.agents import PPOConfig, ppo
 from linmem.experiments import run as runs
 from linmem.experiments.config import RunConfig, from_dict
+from linmem.experiments.solve import load_policy
 from linmem.experiments.store import Folder, FolderError
 from linmem.memories import MEMORIES
 from linmem.reports import read_run, summary
@@ -191,6 +194,27 @@ def test_analyse_reads_a_world_or_a_file_and_refuses_what_is_neither(tmp_path, c
     (tmp_path / "broken.npz").write_text("no arrays")
     for wrong in (str(tmp_path / "broken.npz"), "/nowhere.npz", "probe_delay", "ringwrld"):
         assert command("analyse", wrong, capsys=capsys)[0] == 2
+
+
+def spoilt_files():
+    """Every way in which a .npz file can be none."""
+    whole, single = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(whole, transition=np.random.default_rng(0).normal(size=(20, 20)))
+    np.save(single, np.eye(2))
+    data = whole.getvalue()
+    middle = len(data) // 2
+    other = data[:middle] + bytes(byte ^ 255 for byte in data[middle : middle + 9]) + data[middle + 9 :]
+    return {"empty": b"", "cut off": data[:middle], "one array": single.getvalue(), "other bytes": other}
+
+
+@pytest.mark.parametrize("content", spoilt_files().values(), ids=spoilt_files())
+def test_a_spoilt_file_of_arrays_is_said_in_a_sentence(content, tmp_path, capsys):
+    file = tmp_path / "model.npz"
+    file.write_bytes(content)
+    code, _, err = command("analyse", str(file), capsys=capsys)
+    assert code == 2 and f"cannot read a model from {file}" in err
+    with pytest.raises(ValueError, match=r"model\.npz holds no saved policy"):
+        load_policy(file)
 
 
 def test_report_renders_again_without_running(finished, capsys):

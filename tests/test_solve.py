@@ -30,6 +30,24 @@ def test_solve_prints_both_bounds_and_saves_a_policy_that_loads_without_code(tmp
         assert policy.value(file["initial"]) == pytest.approx(file["lower"])
 
 
+@pytest.mark.parametrize("target", [".", "a_file/tiger.npz"])
+def test_a_target_that_cannot_be_written_is_said_before_anything_is_solved(target, tmp_path, capsys):
+    (tmp_path / "a_file").write_text("")
+    assert exit_code("solve", "tiger.POMDP", "--save", tmp_path / target) == 2
+    told = capsys.readouterr()
+    assert f"linmem: cannot read or write {tmp_path}" in told.err and "states" not in told.out
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_the_policy_that_was_there_stays(tmp_path, capsys):
+    saved = tmp_path / "tiger.npz"
+    saved.write_bytes(b"the policy of before")
+    with full_disk(100):
+        assert exit_code("solve", "tiger.POMDP", "--save", saved) == 2
+    assert f"linmem: cannot read or write {saved} (File too large)" in capsys.readouterr().err
+    assert saved.read_bytes() == b"the policy of before" and len(list(tmp_path.iterdir())) == 1
+
+
 def test_solve_stops_when_the_time_is_over(capsys):
     assert exit_code("solve", "network.POMDP", "--gap", "0", "--time", "0.3") == 0
     assert "gap" in capsys.readouterr().out

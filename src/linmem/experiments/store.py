@@ -18,12 +18,14 @@ import json
 import os
 import platform
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import equinox as eqx
 import jax
@@ -32,6 +34,8 @@ import numpy as np
 from ..worlds import ELSEWHERE
 from .config import RunConfig, from_dict
 
+NOT_ARRAYS = (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises for a .npz file that is empty, cut off, spoilt, or something else."""
 PACKAGES = ("linmem", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
 
 
@@ -135,21 +139,9 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole or not at all; when this returns it is on the disk."""
-        target = self.path / name
-        part = target.with_name(f".{target.name}.part")
         try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-            directory = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)  # the new name, too
-            finally:
-                os.close(directory)
+            write_whole(self.path / name, content)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise self._refused(name, error) from error
 
     def append(self, *records: dict[str, Any]) -> None:
@@ -226,9 +218,7 @@ class Folder:
         (self.path / name).unlink(missing_ok=True)
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
-        file = io.BytesIO()
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-        self.write(name, file.getvalue())
+        self.write(name, arrays_bytes(**arrays))
 
 
 class Reader(Folder):
@@ -249,6 +239,33 @@ class Reader(Folder):
 
     def remove(self, name: str) -> None:
         pass
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; when this returns it is on the disk. OSError names ``path``."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the new name, too
+        finally:
+            os.close(directory)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk names none
+        raise
+
+
+def arrays_bytes(**arrays: Any) -> bytes:
+    """The content of a compressed .npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 def _is_key(leaf: Any) -> bool:
