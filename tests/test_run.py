@@ -146,6 +146,31 @@ def test_a_setting_that_cannot_be_is_said_before_anything_is_trained(tmp_path):
     assert folder.records() == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (
+            {"world": "memory_chain", "memory": ("none", "belief")},
+            "'belief' .* has no tables; take a learned",
+        ),
+        ({"world": "memory_chain", "snapshots": 1}, "snapshots .* 'memory_chain' has no tables"),
+        ({"evaluation_actors": 1}, "evaluation_actors is 1; .* take at least 2"),
+    ],
+)
+def test_what_the_world_cannot_give_is_said_before_anything_is_trained(settings, why, tmp_path):
+    config = dataclasses.replace(TINY, **{"memory": ("none",), **settings})
+    folder = Folder.create(tmp_path, config, "a test")
+    with pytest.raises(ValueError, match=why):
+        next(runs.run(config, folder))
+    assert folder.records() == []
+
+
+def test_one_copy_is_enough_to_evaluate_where_no_belief_is_read_out(tmp_path):
+    config = dataclasses.replace(TINY, world="memory_chain", memory=("none",), evaluation_actors=1)
+    (result,) = (r for r in do(config, tmp_path).records() if r["event"] == "result")
+    assert len(result["reward"]) == 2 and result["decoding_error"] is None
+
+
 def test_an_unwritable_folder_is_said_in_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FolderError, match=r"cannot write to .* choose a folder with --out"):
