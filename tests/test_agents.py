@@ -268,6 +268,17 @@ def test_minibatches_split_the_actors_and_normalise_the_advantages_of_their_deci
     assert abs(parts(gains**3)[0]["gradient"] / learned["gradient"] - 1) > 0.01
 
 
+def test_a_rollout_in_which_nobody_acts_teaches_nothing_and_spoils_nothing():
+    state, metrics = trained(RingWorld(episode_length=3), "none", 8, replace(SMALL, unroll=1))
+    nobody = metrics.steps == 0
+    assert nobody.any() and not nobody.all()
+    assert (metrics.gradient[nobody] == 0).all() and (metrics.gradient[~nobody] > 0).all()
+    np.testing.assert_array_equal(np.isnan(metrics.reward), nobody)
+    assert all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(state.policy, eqx.is_inexact_array))
+    )
+
+
 def _separate(policy: ActorCritic, critic_memory) -> ActorCritic:
     return eqx.tree_at(lambda p: p.critic_memory, policy, critic_memory, is_leaf=lambda leaf: leaf is None)
 
@@ -340,6 +351,8 @@ def test_seeds_trained_together_are_the_seeds_trained_alone():
 
 
 def test_wrong_settings_say_how_to_mend_them():
+    with pytest.raises(ValueError, match="minibatches is 0; it must be at least 1"):
+        PPOConfig(minibatches=0)
     with pytest.raises(ValueError, match=r"minibatches is 7 and actors 64; .* multiple"):
         PPOConfig(minibatches=7)
     with pytest.raises(

@@ -293,6 +293,14 @@ def test_linmem_imports_neither_others_worlds_nor_what_takes_long_by_itself():
 # gymnax
 
 
+def test_a_name_calls_nothing_but_a_class_of_gymnaxs_form(monkeypatch):
+    called = []
+    monkeypatch.setattr(sys, "their_function", lambda: called.append(True), raising=False)
+    with pytest.raises(ValueError, match="'gymnax:sys:their_function' is no class with step_env"):
+        resolve("gymnax:sys:their_function").make()
+    assert not called
+
+
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "MemoryChain-bsuite", "Catch-bsuite"])
 def test_a_gymnax_environment_takes_the_same_course_as_a_world(name):
     environment, params = gymnax.make(name)

@@ -247,3 +247,10 @@ def test_gap_prints_its_shares_and_goes_on_from_what_was_done(tmp_path, capsys):
     assert row["memory"] == "none"
     assert row["lower"] <= solved()[1].upper and row["upper"] >= solved()[1].lower
     assert len(row["return_of_seed"]) == 2 and row["unplayed"] < 1e-3
+
+
+def test_too_few_episodes_are_refused_before_anything_is_solved(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["gap", "tiger.POMDP", "--episodes", "1", "--out", str(tmp_path)])
+    assert "episodes is 1; a standard error needs at least 2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

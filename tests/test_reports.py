@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -374,6 +375,13 @@ def test_snapshots_are_shown_as_distance_modes_and_spectra(tmp_path):
 def test_a_snapshot_taken_again_after_an_interruption_replaces_the_first(tmp_path):
     run = with_snapshots(write_run(tmp_path), [snapshot_record(0, 0.5), snapshot_record(0, 0.4)])
     assert [record["total_variation"][0] for record in run.snapshots["s5"]] == [0.4]
+
+
+def test_updates_in_which_nobody_acted_leave_a_long_runs_curve_as_it_is(tmp_path):
+    updates = [{"steps": step, "reward": [0.5, None] if step % 2 else [None, 0.25]} for step in range(900)]
+    run = replace(read_run(write_run(tmp_path)), updates={"s5": updates})
+    line = learning_curves(run).figure.axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_ydata(), np.full(300, 0.375))
 
 
 def test_without_snapshots_a_report_has_no_sections_for_them(tmp_path):

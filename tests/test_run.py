@@ -1,6 +1,8 @@
 """Runs: the same configuration gives the same records, an interrupted run goes on,
 and the command line speaks."""
 
+import dataclasses
+import io
 import json
 import re
 import runpy
@@ -18,6 +20,7 @@ from linmem.agents import PPOConfig, ppo
 from linmem.experiments import run as runs
 from linmem.experiments.config import RunConfig, from_dict, with_discount_of_file
 from linmem.experiments.settings import ppo_of
+from linmem.experiments.solve import load_policy
 from linmem.experiments.store import Folder, FolderError
 from linmem.memories import MEMORIES
 from linmem.reports import read_run, summary
@@ -105,6 +108,32 @@ def test_the_configuration_on_disk_is_complete(finished):
     assert described["versions"]["jax"] == jax.__version__
 
 
+def test_a_folder_of_an_earlier_version_takes_the_defaults_of_what_that_did_not_have(tmp_path):
+    path = Folder.create(tmp_path, TINY, "a test").path
+    described = json.loads((path / "config.json").read_text())
+    del described["world_file"], described["config"]["snapshots"], described["config"]["ppo"]["reward_scale"]
+    (path / "config.json").write_text(json.dumps(described))
+    assert Folder.open(path).config() == TINY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "\xff",
+        "[]",
+        '{"config": {"memory": ["none"]}}',
+        '{"config": {"memory": ["none"], "ppo": {}, "stps": 3}}',
+        '{"config": {"memory": ["none"], "ppo": {}, "steps": 0}}',
+        '{"config": {"memory": ["none"], "ppo": {}, "world": 3}}',
+    ],
+)
+def test_a_broken_configuration_is_named(text, tmp_path):
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(FolderError, match=r"config\.json (is not valid JSON|does not fit this version)"):
+        Folder.open(tmp_path).config()
+
+
 def test_the_belief_decodes_itself_without_distance(finished):
     rows = {row.memory: row for row in summary(read_run(finished.path))}
     assert rows["belief"].total_variation.mean == 0
@@ -117,6 +146,31 @@ def test_a_setting_that_cannot_be_is_said_before_anything_is_trained(tmp_path):
     with pytest.raises(KeyError, match="unknown readout 'softmx'"):
         next(runs.run(config, folder))
     assert folder.records() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (
+            {"world": "memory_chain", "memory": ("none", "belief")},
+            "'belief' .* has no tables; take a learned",
+        ),
+        ({"world": "memory_chain", "snapshots": 1}, "snapshots .* 'memory_chain' has no tables"),
+        ({"evaluation_actors": 1}, "evaluation_actors is 1; .* take at least 2"),
+    ],
+)
+def test_what_the_world_cannot_give_is_said_before_anything_is_trained(settings, why, tmp_path):
+    config = dataclasses.replace(TINY, **{"memory": ("none",), **settings})
+    folder = Folder.create(tmp_path, config, "a test")
+    with pytest.raises(ValueError, match=why):
+        next(runs.run(config, folder))
+    assert folder.records() == []
+
+
+def test_one_copy_is_enough_to_evaluate_where_no_belief_is_read_out(tmp_path):
+    config = dataclasses.replace(TINY, world="memory_chain", memory=("none",), evaluation_actors=1)
+    (result,) = (r for r in do(config, tmp_path).records() if r["event"] == "result")
+    assert len(result["reward"]) == 2 and result["decoding_error"] is None
 
 
 def test_an_unwritable_folder_is_said_in_a_sentence(tmp_path):
@@ -178,6 +232,27 @@ def test_analyse_reads_a_world_or_a_file_and_refuses_what_is_neither(tmp_path, c
     (tmp_path / "broken.npz").write_text("no arrays")
     for wrong in (str(tmp_path / "broken.npz"), "/nowhere.npz", "probe_delay", "ringwrld"):
         assert command("analyse", wrong, capsys=capsys)[0] == 2
+
+
+def spoilt_files():
+    """Every way in which a .npz file can be none."""
+    whole, single = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(whole, transition=np.random.default_rng(0).normal(size=(20, 20)))
+    np.save(single, np.eye(2))
+    data = whole.getvalue()
+    middle = len(data) // 2
+    other = data[:middle] + bytes(byte ^ 255 for byte in data[middle : middle + 9]) + data[middle + 9 :]
+    return {"empty": b"", "cut off": data[:middle], "one array": single.getvalue(), "other bytes": other}
+
+
+@pytest.mark.parametrize("content", spoilt_files().values(), ids=spoilt_files())
+def test_a_spoilt_file_of_arrays_is_said_in_a_sentence(content, tmp_path, capsys):
+    file = tmp_path / "model.npz"
+    file.write_bytes(content)
+    code, _, err = command("analyse", str(file), capsys=capsys)
+    assert code == 2 and f"cannot read a model from {file}" in err
+    with pytest.raises(ValueError, match=r"model\.npz holds no saved policy"):
+        load_policy(file)
 
 
 def test_report_renders_again_without_running(finished, capsys):

@@ -1,5 +1,6 @@
 """`linmem solve`, `linmem bench solve`, and problem files in the other commands."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 from linmem.cli import main
 from linmem.experiments.config import RunConfig, with_discount_of_file
 from linmem.experiments.solve import load_policy
+from linmem.experiments.store import Folder, FolderError
+from test_survival import full_disk
 
 
 def exit_code(*arguments: object) -> int:
@@ -25,6 +28,24 @@ def test_solve_prints_both_bounds_and_saves_a_policy_that_loads_without_code(tmp
     with np.load(saved) as file:
         assert file["lower"] <= 19.3714 <= file["upper"] + 1e-4
         assert policy.value(file["initial"]) == pytest.approx(file["lower"])
+
+
+@pytest.mark.parametrize("target", [".", "a_file/tiger.npz"])
+def test_a_target_that_cannot_be_written_is_said_before_anything_is_solved(target, tmp_path, capsys):
+    (tmp_path / "a_file").write_text("")
+    assert exit_code("solve", "tiger.POMDP", "--save", tmp_path / target) == 2
+    told = capsys.readouterr()
+    assert f"linmem: cannot read or write {tmp_path}" in told.err and "states" not in told.out
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
+
+
+def test_a_full_disk_is_said_in_a_sentence_and_the_policy_that_was_there_stays(tmp_path, capsys):
+    saved = tmp_path / "tiger.npz"
+    saved.write_bytes(b"the policy of before")
+    with full_disk(100):
+        assert exit_code("solve", "tiger.POMDP", "--save", saved) == 2
+    assert f"linmem: cannot read or write {saved} (File too large)" in capsys.readouterr().err
+    assert saved.read_bytes() == b"the policy of before" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_solve_stops_when_the_time_is_over(capsys):
@@ -66,3 +87,26 @@ def test_agents_that_learn_a_problem_file_discount_as_it_says():
     assert config.ppo.discount == 0.75
     assert config.folder_name().startswith("tiger-75.POMDP-")
     assert with_discount_of_file(RunConfig()) == RunConfig()
+
+
+def test_a_problem_file_with_another_content_gets_a_folder_of_its_own_and_the_old_one_is_refused(tmp_path):
+    file = tmp_path / "small.POMDP"
+    file.write_text("discount: 0.5")
+    config = RunConfig(world=str(file))
+    folder = Folder.create(tmp_path, config, "a test")
+    assert folder.config() == config
+    file.write_text("discount: 0.6")
+    assert config.folder_name() != folder.path.name
+    with pytest.raises(
+        FolderError, match=r"small.POMDP' is not the file that .* was made with; put that one"
+    ):
+        folder.config()
+    file.write_text("discount: 0.5")
+    assert config.folder_name() == folder.path.name and folder.config() == config
+
+
+@pytest.mark.parametrize("world", ["ringworld", "tiger-75.POMDP"])
+def test_where_no_file_can_change_the_settings_alone_name_the_folder(world):
+    config = RunConfig(world=world)
+    settings = json.dumps(config.as_dict(), sort_keys=True)
+    assert config.folder_name() == f"{world}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}"

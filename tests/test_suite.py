@@ -159,6 +159,11 @@ def test_a_suite_that_cannot_be_compared_is_refused_before_anything_is_trained(c
     assert not list(tmp_path.iterdir())
 
 
+def test_a_queue_without_workers_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="workers is 0; at least 1 process must work"):
+        work(TINY.jobs(), tmp_path, "a test", workers=0)
+
+
 def test_ray_is_asked_for_in_a_sentence_where_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ImportError, match=r'pip install "linmem\[ray\]"'):

@@ -169,8 +169,11 @@ def test_a_checkpoint_that_holds_code_is_refused(tmp_path):
         next(runs.run(TINY, folder))
 
 
-def test_a_folder_does_not_decide_what_module_is_imported(tmp_path):
-    config = dataclasses.replace(TINY, world="gym:their_module:Theirs-v0")
+@pytest.mark.parametrize(
+    "world", ["gym:their_module:Theirs-v0", "gymnax:their_module:Theirs", "gym:json.tool:X"]
+)
+def test_a_folder_does_not_decide_what_module_is_imported(world, tmp_path):
+    config = dataclasses.replace(TINY, world=world)
     folder = Folder.create(tmp_path, config, "a test")
     with pytest.raises(FolderError, match="may not decide what code is loaded"):
         folder.config()

@@ -38,7 +38,8 @@ def run(
 
     Args:
         config: what to run.
-        out: where run folders are made; a run's folder is named by its world and a hash of its settings.
+        out: where run folders are made; a run's folder is named by its world and a hash of its settings and
+            of a problem file's content.
         resume: go on in this run folder, with its settings; nothing else about the run can be said then.
         checkpoint_seconds: the training state is saved this often.
         tensorboard: write event files for TensorBoard into the run folder, too.
@@ -275,11 +276,13 @@ def solve(
     """
     from rich.console import Console
 
-    from .experiments.solve import line, save_policy
+    from .experiments.solve import check_writable, line, save_policy
     from .experiments.solve import solve as solve_in_time
     from .worlds.model_files import read_model
 
     console, problem = Console(soft_wrap=True), read_model(model)
+    if save is not None:
+        check_writable(save)
     policy, bounds, seconds, interrupted = solve_in_time(problem, time, gap, console)
     console.print(line(bounds, seconds), highlight=False)
     if save is not None:
@@ -352,13 +355,14 @@ def _model_from(path: Path):
     """The HMM or POMDP in a .npz file of plain arrays."""
     import numpy as np
 
+    from .experiments.store import NOT_ARRAYS
     from .worlds import HMM, POMDP
 
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
         transition, emission, initial = (arrays[name] for name in ("transition", "emission", "initial"))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, *NOT_ARRAYS) as error:
         raise UsageError(
             f"cannot read a model from {path} ({error}); it needs transition, emission, initial"
         ) from error
@@ -473,6 +477,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # who read our output has left, as in `linmem list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
         code = 1  # as rich ends then
+    except OSError as error:
+        what = f"cannot read or write {error.filename} ({error.strerror})" if error.filename else error
+        print(f"linmem: {what}", file=sys.stderr)
+        code = 2
     sys.exit(code)
 
 

@@ -96,14 +96,14 @@ class PPOConfig:
     """give the critic a memory of its own, as large as the actor's, and a gradient clipped alone"""
 
     def __post_init__(self):
+        for name in ("actors", "unroll", "epochs", "minibatches", "memory_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.actors % self.minibatches:
             raise ValueError(
                 f"minibatches is {self.minibatches} and actors {self.actors}; minibatches split the actors, "
                 "so the number of actors must be a multiple of it"
             )
-        for name in ("actors", "unroll", "epochs", "minibatches", "memory_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.reward_scale > 0:
             raise ValueError(f"reward_scale is {self.reward_scale}; it must be positive")
         for name in ("discount", "trace"):
@@ -134,7 +134,7 @@ class Earning(NamedTuple):
 class Metrics(NamedTuple):
     """What a person wants to see of one update.
 
-    reward:            mean reward per decision in the rollout
+    reward:            mean reward per decision in the rollout; NaN if it holds none
     episode_return:    mean undiscounted return of the episodes that ended in it; NaN if none did
     episodes:          how many did
     steps:             decisions made (slots that only hold a final observation do not count)
@@ -267,8 +267,8 @@ def improve(
         policy = _normalised_after(policy, slots.inputs.observation)
     ended = ~jnp.isnan(slots.returns)
     metrics = Metrics(
-        reward=_mean(slots.reward, slots.acts),
-        episode_return=_mean(slots.returns, ended),
+        reward=jnp.mean(slots.reward, where=slots.acts),
+        episode_return=jnp.mean(slots.returns, where=ended),
         episodes=jnp.sum(ended),
         steps=jnp.sum(slots.acts),
         explained=1 - _variance(gains, slots.acts) / _variance(targets, slots.acts),
@@ -358,11 +358,12 @@ def normalised(gains: Array, acts: Array) -> Array:
 
 
 def _mean(x: Array, where: Array) -> Array:
-    return jnp.mean(x, where=where)
+    """0 of nothing: a short rollout may hold only final observations, and then there is nothing to learn."""
+    return jnp.sum(x, where=where) / jnp.maximum(jnp.sum(where), 1)
 
 
 def _variance(x: Array, where: Array) -> Array:
-    return jnp.var(x, where=where)
+    return jnp.where(jnp.any(where), jnp.var(x, where=where), 0.0)
 
 
 def lower_init(

@@ -106,8 +106,6 @@ def main(
     """
     if suite not in SUITES:
         raise ValueError(f"unknown suite '{suite}'; known: {', '.join(SUITES)}")
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least 1 process must work")
     known = SUITES[suite]
     chosen = Suite(
         worlds or known.worlds,

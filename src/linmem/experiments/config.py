@@ -10,7 +10,7 @@ from typing import Any
 from ..agents import AGENTS, PPOConfig
 from ..memories import MEMORIES
 from ..worlds import resolve
-from ..worlds.model_files import is_model_name, read_model
+from ..worlds.model_files import file_digest, is_model_name, read_model
 
 DEFAULT_MEMORIES = ("belief", "alf", "deep_alf", "s5", "gru", "none")
 
@@ -68,15 +68,21 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
+    def world_file(self) -> str | None:
+        """The digest of the world's file, if it is a file of the user's: under one name it may change."""
+        return file_digest(self.world) if is_model_name(self.world) else None
+
     def folder_name(self) -> str:
-        """<world>-<hash of everything>: two configurations never share a folder, one always has the same."""
-        text = json.dumps(self.as_dict(), sort_keys=True)
+        """<world>-<hash of everything, and of a problem file's content>: two configurations never share a
+        folder, one always has the same."""
+        text = json.dumps(self.as_dict(), sort_keys=True) + (self.world_file() or "")
         world = re.sub(r"[^A-Za-z0-9._-]", "-", self.world)
         return f"{world}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
-    """The configuration that ``as_dict`` wrote. Unknown or missing entries raise TypeError naming them."""
+    """The configuration that ``as_dict`` wrote. A missing setting, which the version that wrote it did not
+    have, takes its default; an unknown one raises TypeError, and without memory or ppo it is a KeyError."""
     return RunConfig(**{**values, "memory": tuple(values["memory"]), "ppo": PPOConfig(**values["ppo"])})
 
 

@@ -22,6 +22,7 @@ from ..measures.memory_gap import (
     Share,
     best_reactive,
     beyond,
+    check_episodes,
     discounted_returns,
     estimate,
     horizon,
@@ -150,6 +151,7 @@ def memory_gap(
     command: str,
 ) -> Gap | None:
     """Do what is not yet recorded; None if it was interrupted. The same call goes on from there."""
+    check_episodes(episodes)
     config, refused = gap_config(problem, memory, seeds, steps, seed)
     folder, model = Folder.create(out, config, command), read_model(problem)
     references = _references(folder, model, seconds, console)

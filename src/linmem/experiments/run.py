@@ -88,7 +88,7 @@ def run(
     is not finite; the last good checkpoint stays."""
     with folder.lock():
         done = folder.finished()
-        _refuse_options(config, set(config.memory) - done)
+        _refuse(config, [name for name in config.memory if name not in done])
         for name in config.memory:
             if name not in done:
                 yield from _train(config, folder, name, checkpoint_seconds, devices)
@@ -100,10 +100,23 @@ def _checkpoint(name: str) -> str:
     return f"state/{name}.eqx"
 
 
-def _refuse_options(config: RunConfig, memories: set[str]) -> None:
-    """Raise now, not after hours of training the others, if a memory's options cannot be."""
-    for name in (name for name in memories if "@" in name):
-        world, make = resolve(config.world).make(), MEMORIES[name].make
+def _refuse(config: RunConfig, memories: list[str]) -> None:
+    """Raise now, not after hours of training, what cannot be done of ``memories``, those still to do."""
+    if not memories:
+        return
+    world = resolve(config.world).make()
+    if world.tables() is None and config.snapshots:
+        raise ValueError(
+            f"snapshots compare memories with the exact belief, and world '{config.world}' has no tables for "
+            "it; leave --snapshots out there"
+        )
+    if world.tables() is not None and config.evaluation_actors < 2:
+        raise ValueError(
+            "evaluation_actors is 1; what a memory holds is read out on half of the copies and measured on "
+            "the others, so take at least 2"
+        )
+    for name in memories[1:]:  # the first is made at once anyway
+        make = MEMORIES[name].make
         eqx.filter_eval_shape(lambda key: make(world, config.ppo.memory_size, key), jax.random.key(0))  # noqa: B023
 
 

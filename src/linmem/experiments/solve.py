@@ -13,6 +13,7 @@ from rich.live import Live
 from ..planning.alpha import AlphaPolicy
 from ..planning.point_based import Bounds, PointBasedSolver
 from ..worlds.sparse import SparsePOMDP
+from .store import NOT_ARRAYS, arrays_bytes, write_whole
 
 LOG_SECONDS = 5.0  # between lines where there is no terminal to update
 
@@ -70,27 +71,36 @@ def _on_interrupt() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def save_policy(path: Path, model: SparsePOMDP, policy: AlphaPolicy, bounds: Bounds) -> None:
-    """Plain arrays in a .npz file: vectors (r, n), actions (r,), initial (n,), discount, lower, upper."""
+def check_writable(path: Path) -> None:
+    """Raises OSError now, not after the solving, if ``path`` cannot be written. What is there stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        np.savez_compressed(
-            file,
-            vectors=policy.vectors,
-            actions=policy.actions,
-            initial=model.initial,
-            discount=model.discount,
-            lower=bounds.lower,
-            upper=bounds.upper,
-        )
+    existed = path.exists()
+    path.open("ab").close()
+    if not existed:
+        path.unlink()
+
+
+def save_policy(path: Path, model: SparsePOMDP, policy: AlphaPolicy, bounds: Bounds) -> None:
+    """Plain arrays in a .npz file, written whole or not at all: vectors (r, n), actions (r,), initial (n,),
+    discount, lower, upper."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = arrays_bytes(
+        vectors=policy.vectors,
+        actions=policy.actions,
+        initial=model.initial,
+        discount=model.discount,
+        lower=bounds.lower,
+        upper=bounds.upper,
+    )
+    write_whole(path, content)
 
 
 def load_policy(path: Path) -> AlphaPolicy:
-    """The policy that ``save_policy`` wrote. No code is loaded. Raises ValueError naming what is missing."""
+    """The policy that ``save_policy`` wrote. No code is loaded. Raises ValueError if ``path`` holds none."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return AlphaPolicy(file["vectors"], file["actions"])
-    except (KeyError, ValueError) as error:
+    except NOT_ARRAYS as error:
         raise ValueError(
             f"{path} holds no saved policy ({error}); `linmem solve --save` writes one"
         ) from error

@@ -18,19 +18,24 @@ import json
 import os
 import platform
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import equinox as eqx
 import jax
 import numpy as np
 
+from ..worlds import ELSEWHERE
 from .config import RunConfig, from_dict
 
+NOT_ARRAYS = (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises for a .npz file that is empty, cut off, spoilt, or something else."""
 PACKAGES = ("linmem", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
 
 
@@ -54,6 +59,7 @@ class Folder:
                 described = {
                     "name": folder.path.name,
                     "config": config.as_dict(),
+                    "world_file": config.world_file(),
                     "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
                     "machine": machine(),
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -75,17 +81,31 @@ class Folder:
         return cls(path)
 
     def config(self) -> RunConfig:
-        """What is run. Raises FolderError if it was written by another version, or would import a module."""
+        """What is run. Raises FolderError if config.json is broken or does not fit this version, if it would
+        import a module, or if the world's file is another one now."""
+        path = self.path / "config.json"
         try:
-            config = from_dict(json.loads((self.path / "config.json").read_text())["config"])
-        except (TypeError, KeyError) as error:
-            raise FolderError(f"{self.path / 'config.json'} does not fit this version: {error}") from error
+            described = json.loads(path.read_text())
+        except ValueError as error:
+            raise FolderError(
+                f"{path} is not valid JSON ({error}); restore it, or begin a new run"
+            ) from error
+        try:
+            config = from_dict(described["config"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FolderError(f"{path} does not fit this version: {error}") from error
         kind, _, rest = config.world.partition(":")
         module, colon, _ = rest.partition(":")
-        if kind == "gym" and colon and module.partition(".")[0] not in sys.modules:
+        if kind in ELSEWHERE and colon and module not in sys.modules:
             raise FolderError(
                 f"{self.path} asks for '{config.world}', and a folder may not decide what code is loaded; "
-                f"if you trust {module}, import it in Python first"
+                f"if you trust {module}, import it in Python first, or repeat the command that made the run"
+            )
+        now = config.world_file()
+        if described.get("world_file", now) != now:  # earlier versions did not write it
+            raise FolderError(
+                f"'{config.world}' is not the file that {self.path} was made with; put that one back, or "
+                "give the new one a folder of its own: `linmem run` without --resume"
             )
         return config
 
@@ -119,21 +139,9 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole or not at all; when this returns it is on the disk."""
-        target = self.path / name
-        part = target.with_name(f".{target.name}.part")
         try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-            directory = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)  # the new name, too
-            finally:
-                os.close(directory)
+            write_whole(self.path / name, content)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise self._refused(name, error) from error
 
     def append(self, *records: dict[str, Any]) -> None:
@@ -210,9 +218,7 @@ class Folder:
         (self.path / name).unlink(missing_ok=True)
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
-        file = io.BytesIO()
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-        self.write(name, file.getvalue())
+        self.write(name, arrays_bytes(**arrays))
 
 
 class Reader(Folder):
@@ -233,6 +239,33 @@ class Reader(Folder):
 
     def remove(self, name: str) -> None:
         pass
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all; when this returns it is on the disk. OSError names ``path``."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)  # the new name, too
+        finally:
+            os.close(directory)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk names none
+        raise
+
+
+def arrays_bytes(**arrays: Any) -> bytes:
+    """The content of a compressed .npz file."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
 
 
 def _is_key(leaf: Any) -> bool:

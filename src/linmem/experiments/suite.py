@@ -77,6 +77,8 @@ def work(
 
     workers: processes at a time. ray: the address of a Ray cluster whose machines all see ``root``.
     """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least 1 process must work")
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     session = uuid.uuid4().hex

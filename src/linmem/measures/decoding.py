@@ -79,8 +79,10 @@ def _replay(memory: Any, slots: Slot) -> Array:
 def decode(policy: ActorCritic, model: POMDP, slots: Slot) -> Decoded:
     """Fit the read-out on the first half of the actors, measure it on the others.
 
-    slots: leading axes (time, actors), beginning with a start; at least two actors.
+    slots: leading axes (time, actors), beginning with a start. Raises ValueError for fewer than two actors.
     """
+    if (actors := slots.start.shape[1]) < 2:
+        raise ValueError(f"slots has {actors} actor; half of them fit and the others measure, so take 2")
     features = np.asarray(_replay(policy.memory, slots))
     belief = np.asarray(_replay(Belief(model), slots))
     hidden = np.asarray(slots.hidden)

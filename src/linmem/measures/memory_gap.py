@@ -88,6 +88,12 @@ class Returns(NamedTuple):
     error: Float[np.ndarray, " seeds"]
 
 
+def check_episodes(episodes: int) -> None:
+    """Raises ValueError for fewer than a standard error needs."""
+    if episodes < 2:
+        raise ValueError(f"episodes is {episodes}; a standard error needs at least 2")
+
+
 def discounted_returns(
     policy: ActorCritic, model: SparsePOMDP, keys: Key[Array, " seeds"], episodes: int, steps: int
 ) -> Returns:
@@ -95,9 +101,8 @@ def discounted_returns(
 
     policy: leading axis seeds. Raises ValueError for fewer than 2 episodes.
     """
+    check_episodes(episodes)
     world = TableWorld(model.dense())
-    if episodes < 2:
-        raise ValueError(f"episodes is {episodes}; a standard error needs at least 2")
 
     def one(policy: ActorCritic, key: PRNGKeyArray) -> Float[Array, ""]:
         begin_key, play_key = jax.random.split(key)

@@ -178,13 +178,16 @@ def _wrong(one: Episode, belief: np.ndarray, steps: int) -> float:
 
 
 def _curve(updates: list[dict], points: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Steps (U,) and reward (U, S); a long run is averaged down to `points` groups of successive updates."""
+    """Steps (U,) and reward (U, S); a long run is averaged down to `points` groups of successive updates,
+    without those in which nobody acted, whose reward is nan."""
     groups = min(points, len(updates))
     reward = np.array([per_seed(record["reward"]) for record in updates])
     steps = np.array([record["steps"] for record in updates], float)
     return (
         np.array([group[-1] for group in np.array_split(steps, groups)]),
-        np.array([group.mean(0) for group in np.array_split(reward, groups)]),
+        np.array(
+            [np.ma.masked_invalid(group).mean(0).filled(np.nan) for group in np.array_split(reward, groups)]
+        ),
     )
 
 

@@ -13,9 +13,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
+
+from ..experiments.store import NOT_ARRAYS
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _read_episode(path: Path) -> Episode:
         # Without pickle: a run folder from a stranger must not be able to run code here.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             episode = Episode(**{name: arrays[name] for name in Episode.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError, OSError, EOFError, BadZipFile) as error:
+    except (OSError, *NOT_ARRAYS) as error:
         raise ValueError(f"{path} is not an episode file: {error}") from error
     length, states = episode.belief.shape if episode.belief.ndim == 2 else (len(episode.belief), 0)
     for name, shape in {

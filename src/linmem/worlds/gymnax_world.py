@@ -83,11 +83,18 @@ class GymnaxWorld(AbstractWorld):
 def make(name: str) -> GymnaxWorld:
     """The world of a registered gymnax id, or of ``module:Class``, an environment of gymnax's form anywhere.
 
-    Raises ImportError naming what to install, and ValueError for an unknown id."""
+    Raises ImportError naming what to install, and ValueError for an unknown id and for what is no such class.
+    """
     module, colon, attribute = name.partition(":")
     if colon:
         try:
-            return GymnaxWorld(getattr(importlib.import_module(module), attribute)())
+            made = getattr(importlib.import_module(module), attribute)
+            # The name may come from a run folder, which must not choose any function to call.
+            if not (isinstance(made, type) and hasattr(made, "step_env")):
+                raise ValueError(
+                    f"'gymnax:{name}' is no class with step_env; name one as gymnax:module:Class"
+                )
+            return GymnaxWorld(made())
         except (ImportError, AttributeError) as error:
             raise ValueError(f"cannot make world 'gymnax:{name}': {error}") from error
     gymnax = import_gymnax(f"world 'gymnax:{name}'")

@@ -1,5 +1,6 @@
 """Problems by name: a file of the user's, in either format, or one that the package ships."""
 
+import hashlib
 import math
 from importlib import resources
 
@@ -48,6 +49,15 @@ def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
     if data.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
         return pomdpx.loads(data, name)
     return dotpomdp.loads(data.decode("utf-8", errors="replace"), name, strict=strict)
+
+
+def file_digest(name: str) -> str | None:
+    """The SHA-256 of the file that ``read_model`` reads; None for a shipped problem, whose name says all."""
+    try:
+        with open(name, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def model_world(name: str, episode_length: int | None = None) -> TableWorld:
