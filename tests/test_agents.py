@@ -18,7 +18,17 @@ from linmem.agents.returns import advantages
 from linmem.agents.rollout import act, begin, collect
 from linmem.memories import MEMORIES
 from linmem.memories.readouts import READOUTS
-from linmem.worlds import WORLDS, AimProbe, Box, MultiDiscrete, RecallProbe, RingWorld, TruncationProbe
+from linmem.worlds import (
+    WORLDS,
+    AimProbe,
+    Box,
+    Discrete,
+    MultiDiscrete,
+    RecallProbe,
+    RingWorld,
+    TruncationProbe,
+)
+from linmem.worlds.base import AbstractWorld, Outcome
 
 SMALL = PPOConfig(actors=16, unroll=20, epochs=4, minibatches=2, step_size=1e-2, memory_size=16, discount=0.9)
 
@@ -196,6 +206,45 @@ def test_a_truncated_episode_shows_its_final_observation_once_and_a_terminated_o
             assert slots.inputs.observation[4, 0] == 0  # the final observation: time 4 modulo 4
         returns = np.asarray(slots.returns[:, 0])
         assert np.nanmin(returns) == np.nanmax(returns) == 4.0
+
+
+class Payments(AbstractWorld):
+    """Only rewards tell what happened: they are drawn, and every observation is 0. The fourth step ends an
+    episode, as the sign of its reward says."""
+
+    observation_space, action_space = Discrete(1), Discrete(2)
+
+    def init(self, key):
+        return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+
+    def step(self, key, state, action):
+        reward, over = jax.random.normal(key), state == 3
+        return state + 1, Outcome(jnp.zeros_like(state), reward, over & (reward > 0), over & (reward <= 0))
+
+
+def test_a_memory_reads_the_last_reward_if_its_name_says_so_and_zero_at_a_start():
+    world, steps = Payments(), 40
+
+    @eqx.filter_jit
+    def features(policy, inputs, starts):
+        return jax.vmap(lambda xs, starts: policy.memory.unroll(policy.memory.init(), xs, starts)[1], 1, 1)(
+            inputs, starts
+        )
+
+    window = a_policy("window@length=1@reward=True", world)
+    _, slots = eqx.filter_jit(collect)(window, world, begun(window, world, 2), jax.random.key(1), steps)
+    starts, rewards = np.asarray(slots.start), np.asarray(slots.reward)
+    assert slots.terminated.any() and slots.truncated.any()
+    expected = np.zeros((steps, 2))
+    for t in range(1, steps):
+        expected[t] = np.where(starts[t], 0.0, rewards[t - 1])
+    np.testing.assert_allclose(features(window, slots.inputs, slots.start)[..., -1], expected, rtol=1e-6)
+
+    other = slots.inputs._replace(reward=slots.inputs.reward + 1)
+    for name, reads in (("gru", False), ("gru@reward=True", True)):
+        policy = a_policy(name, world)
+        differ = features(policy, slots.inputs, slots.start) != features(policy, other, slots.start)
+        np.testing.assert_array_equal(differ.any(axis=-1), reads & ~starts)
 
 
 @pytest.mark.parametrize("memory", ["s5", "gru", "deep_alf", "belief", "alf", "trace"])

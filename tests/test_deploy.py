@@ -79,6 +79,14 @@ def test_a_loaded_policy_acts_as_the_trained_agent_does(finished):
     assert policy.loading_seconds > 0
 
 
+def test_a_deployed_memory_reads_the_reward_of_its_last_action_and_zero_at_a_start():
+    policy, read = _untrained("window@length=1@reward=True", 8), []
+    for reward, done in ((9.0, False), (0.5, False), (-0.25, False), (7.0, True), (2.0, False)):
+        policy(1, reward, done)
+        read.append(policy.features[-1])
+    assert read == [0.0, 0.5, -0.25, 0.0, 2.0]
+
+
 def test_reset_forgets_everything():
     policy = _untrained("gru", 8)
 

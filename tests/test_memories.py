@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -11,7 +12,7 @@ import pytest
 
 import linmem.memories as memories
 from linmem.core import checkpointed
-from linmem.memories import CONFORMING
+from linmem.memories import CONFORMING, MEMORIES, learned_layers
 from linmem.memories.base import AbstractMemory, unroll_batch
 from linmem.memories.ffm import FFM
 from linmem.memories.gla import GLA
@@ -19,6 +20,7 @@ from linmem.memories.gru import GRU
 from linmem.memories.promises import PROMISES, STEPS, float32_stays_near_float64
 from linmem.memories.s5 import S5
 from linmem.memories.stack import Residual
+from linmem.worlds import RingWorld
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.__name__)
@@ -28,6 +30,16 @@ def test_every_memory_keeps_every_promise(cls, promise, monkeypatch):
         # Other promises run the same functions with their types checked; 10,000 times costs half the time.
         monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     promise(cls)
+
+
+@pytest.mark.parametrize("name", [*learned_layers(), "trace", "window"])
+def test_every_memory_that_reads_features_can_be_given_the_last_reward(name):
+    def size(option):
+        make = MEMORIES[name + option].make
+        made = eqx.filter_eval_shape(lambda key: make(RingWorld(), 8, key), jax.random.key(0))
+        return made.features.size
+
+    assert size("@reward=True") == size("@reward=False") + 1 == size("") + 1
 
 
 def test_every_concrete_memory_of_the_package_is_in_the_conformance_list():

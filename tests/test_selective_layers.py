@@ -7,20 +7,29 @@ import numpy as np
 import pytest
 
 from linmem.core.checkpointed import checkpointed_scan
+from linmem.core.registry import UnknownName
 from linmem.core.selective_scan import over_states, selective_scan
 from linmem.memories import (
+    GLA,
+    MEMORIES,
+    MLSTM,
     RWKV7,
     S7,
     SDSSM,
     BlockSLiCE,
     ComplexSLiCE,
+    DeltaNet,
+    DeltaProduct,
     FixedPointRNN,
+    GatedDeltaNet,
     HadamardSLiCE,
     Mamba,
+    Mamba2,
     SparseSLiCE,
 )
 from linmem.memories.longhorn import implicit_update
 from linmem.memories.slice import walsh_hadamard
+from linmem.worlds import RingWorld
 
 KEY = jax.random.key(0)
 
@@ -136,6 +145,37 @@ def test_negative_eigenvalues_reach_minus_one_and_positive_ones_do_not():
         decays = memory.decay()(memory.write_strength(rate, key), key)
         assert lowest <= decays.min() < lowest + 1e-3
         assert 1 - 1e-3 < decays.max() <= 1
+
+
+SIGNED = {
+    "mamba": Mamba,
+    "mamba2": Mamba2,
+    "gla": GLA,
+    "mlstm": MLSTM,
+    "deltanet": DeltaNet,
+    "gated_deltanet": GatedDeltaNet,
+    "deltaproduct": DeltaProduct,
+}
+
+
+@pytest.mark.parametrize("name", SIGNED)
+def test_a_name_sets_the_range_of_eigenvalues_and_without_it_holds_the_layers_own(name):
+    def made(option):
+        return MEMORIES[name + option].make(RingWorld(), 8, KEY).memory.memory
+
+    _, layer_key, _ = jax.random.split(KEY, 3)  # of encoder, layer and block
+    by_hand = lambda **options: SIGNED[name](8, key=layer_key, **options)  # noqa: E731
+    assert eqx.tree_equal(made(""), by_hand())
+    for negative in (True, False):
+        layer = made(f"@negative_eigenvalues={negative}")
+        assert layer.negative_eigenvalues == negative
+        assert eqx.tree_equal(layer, by_hand(negative_eigenvalues=negative))
+
+
+@pytest.mark.parametrize("name", sorted(set(MEMORIES.names()) - set(SIGNED)))
+def test_a_memory_whose_eigenvalues_have_one_range_refuses_another(name):
+    with pytest.raises(UnknownName, match=f"memory '{name}' has no option 'negative_eigenvalues'; .*known: "):
+        MEMORIES[f"{name}@negative_eigenvalues=True"]
 
 
 def test_aligned_mamba_moves_a_token_only_along_itself():

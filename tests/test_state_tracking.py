@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from linmem.core.registry import UnknownName, options
 from linmem.evidence import parity_rl, state_tracking
 from linmem.evidence.state_tracking import (
     LAYERS,
@@ -19,6 +20,7 @@ from linmem.evidence.state_tracking import (
     table_of,
     targets_of,
 )
+from linmem.memories import MEMORIES
 from linmem.memories.sd_ssm import SDSSM
 from linmem.memories.stack import Residual
 
@@ -132,20 +134,54 @@ def test_lengths_at_which_a_task_asks_for_nothing_do_not_spoil_the_score(monkeyp
         assert (np.abs(record[part]) <= 1).all()
 
 
+def parity_trained(without, with_negative, ran):
+    """In the place of training: the best of two seeds is as said, but layers other than mamba do as they
+    should."""
+
+    def train(layer, eigenvalues, steps, seeds, seed):
+        ran.append((layer, eigenvalues))
+        best = {"[0,1]": 0.0, "[-1,1]": 1.0}[eigenvalues]
+        if layer == "mamba":
+            best = {"[0,1]": without, "[-1,1]": with_negative}[eigenvalues]
+        curve = np.outer((best, 0.1), np.arange(1, parity_rl.CALLS + 1) / parity_rl.CALLS)
+        row = {"layer": layer, "eigenvalues": eigenvalues, "seeds": seeds, "steps": steps, "cpu_seconds": 1.0}
+        return row | {"reward": curve[:, -1].tolist(), "curve": curve.tolist()}
+
+    return train
+
+
 @pytest.mark.parametrize(
     ("without", "with_negative", "code"), [(0.3, 0.95, 0), (0.6, 0.95, 1), (0.3, 0.8, 1)]
 )
-def test_parity_rl_is_judged_by_its_best_seeds_and_draws_every_seed(
+def test_parity_rl_judges_each_layer_by_its_best_seeds_and_draws_every_seed(
     tmp_path, monkeypatch, without, with_negative, code
 ):
-    def train(negative, steps, seeds, seed, console):
-        best, name = (with_negative, "[-1, 1]") if negative else (without, "[0, 1]")
-        curve = np.outer((best, 0.1), np.arange(1, parity_rl.CALLS + 1) / parity_rl.CALLS)
-        row = {"eigenvalues": name, "seeds": seeds, "steps": steps, "cpu_seconds": 1.0}
-        return row | {"reward": curve[:, -1].tolist(), "curve": curve.tolist()}
-
-    monkeypatch.setattr(parity_rl, "train", train)
-    assert parity_rl.main(out=tmp_path) == code
+    monkeypatch.setattr(parity_rl, "train", parity_trained(without, with_negative, []))
+    assert parity_rl.main(layers=("gla", "mamba"), out=tmp_path) == code
     page = (tmp_path / "parity.html").read_text()
-    for name, best in (("[0, 1]", without), ("[-1, 1]", with_negative)):
+    for layer, name, best in (
+        ("mamba", "[0,1]", without),
+        ("mamba", "[-1,1]", with_negative),
+        ("gla", "[-1,1]", 1.0),
+    ):
+        assert f"{layer}, reward per step on the parity world" in page
         assert f"with eigenvalues in {name} the seeds end at {best:.3f}, 0.100" in page
+
+
+def test_parity_rl_keeps_finished_rows_and_trains_only_the_others(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(parity_rl, "train", parity_trained(0.3, 0.95, ran))
+    parity_rl.main(layers=("mamba",), out=tmp_path)
+    parity_rl.main(layers=("mamba", "mlstm"), out=tmp_path)
+    assert ran == [(layer, eigenvalues) for layer in ("mamba", "mlstm") for eigenvalues in parity_rl.RANGES]
+
+
+def test_parity_rl_refuses_a_layer_with_one_range_and_names_those_with_both():
+    with pytest.raises(UnknownName, match="no layer 's5' has both ranges; those that do: mamba, mamba2, gla"):
+        parity_rl.main(layers=("mamba", "s5"))
+
+
+def test_parity_rl_trains_every_layer_that_has_both_ranges():
+    both = {name for name in MEMORIES.names() if "negative_eigenvalues" in options(MEMORIES[name])}
+    assert set(parity_rl.NAMES) == both
+    assert all(f"{name} {r}" in LAYERS for name in parity_rl.NAMES.values() for r in parity_rl.RANGES)

@@ -31,7 +31,8 @@ class Inputs(NamedTuple):
 
     observation: o_t, of the world's observation space.
     action:      a_{t-1}, of the world's action space; zeros at a start.
-    reward:      r_{t-1}, a float; zero at a start.
+    reward:      r_{t-1}, a float; zero at a start. In the world's units: what a learner divides rewards by
+                 stays with it, so a deployed policy reads the same numbers.
     """
 
     observation: Any

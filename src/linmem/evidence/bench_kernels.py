@@ -1,5 +1,10 @@
-"""`linmem bench kernels`: the layers on chunked kernels, against scans that hold a matrix for every step,
-and against the machine.
+"""`linmem bench kernels`: the layers of the registry at width 128, in three parts.
+
+- speed: the layers on chunked kernels, forward and backward, against scans that hold a matrix for every step,
+  memax's DeltaNet among them, and against the machine.
+- growth: of these and the other selective and state-tracking layers, memory of forward and backward beside
+  the inputs' size, and time a step of a long sequence beside that of a short one.
+- acting: all learned layers, one step at a time.
 
 The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and
 its bytes over the measured speed of a + b. Counted per step, forward, as multiply-adds, with C the chunk
@@ -21,7 +26,7 @@ read once forward, read once backward, and its derivative written once and read 
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -34,63 +39,92 @@ from ..core.chunked.kernel import choose, unroll, walk
 from ..core.chunked.normalised import Normalised
 from ..core.chunked.vector_delta import VectorDelta
 from ..core.scan import scan
-from ..memories import GLA, MLSTM, RWKV7, DeltaNet, DeltaProduct, GatedDeltaNet, Mamba2
+from ..memories import DeltaNet, Mamba2, learned_layers
+from ..memories.base import AbstractMemory, unroll_batch
 from ..memories.matrix_memory import AbstractMatrixMemory, Run
 from ..reports.tables import Table
 from .conclude import Evidence, Target, conclude
+from .peers import memax_deltanet
 from .timing import bound, medians
 
-BATCH, STEPS, SIZE, HEADS = 16, 1024, 128, 4
+BATCH, STEPS, SIZE = 16, 1024, 128
 BASELINE_BATCH = 2  # the baselines hold a matrix for every step, several times over
 LONG = 32768
-LAYERS: dict[str, Callable[..., AbstractMatrixMemory]] = {
-    "Mamba-2": Mamba2,
-    "GLA": GLA,
-    "mLSTM": MLSTM,
-    "DeltaNet": DeltaNet,
-    "Gated DeltaNet": GatedDeltaNet,
-    "DeltaProduct, n = 2": DeltaProduct,
-    "RWKV-7": RWKV7,
-}
-FLOORS, STEP_RATE, DELTANET_SPEEDUP, MAMBA2_SPEEDUP = 5.0, 3000, 20.0, 5.0
+CHUNKED = ("mamba2", "gla", "mlstm", "deltanet", "gated_deltanet", "deltaproduct", "rwkv7")
+"""Layers with a matrix state in each of 4 heads."""
+GROWING = (
+    *CHUNKED,
+    "mamba",
+    "s7",
+    "longhorn",
+    "sd_ssm",
+    "slice_diagonal",
+    "slice_block",
+    "slice_low_rank",
+    "slice_sparse",
+    "slice_hadamard",
+    "fixed_point_rnn",
+)
+FLOORS, STEP_RATE = 5.0, 3000
 LINEAR = 1.3  # how much more a step may cost in a sequence 32 times as long: the noise of a busy machine
 LENGTHS = (8, 16, 32, 64)
 SLACK = 1.25
+Part = Literal["speed", "growth", "acting"]
 
 
-def main(repeats: int = 5, lengths: bool = False, json: Path | None = None) -> int:
-    """Time the layers with matrix states, forward and backward, at (B, T, D) = (16, 1024, 128) and 4 heads.
+def main(
+    parts: tuple[Part, ...] = ("speed", "growth", "acting"),
+    repeats: int = 5,
+    lengths: bool = False,
+    json: Path | None = None,
+) -> int:
+    """Time the layers, forward and backward, at (B, T, D) = (16, 1024, 128), in long sequences and acting.
 
     Args:
+        parts: what to measure: the speed of the layers with matrix states, how time and memory of selective
+            and state-tracking layers grow with T, and how fast every learned layer acts.
         repeats: timings per program; the median counts.
         lengths: compare chunk lengths of every kernel instead.
         json: write rows and targets to this file.
     """
-    return conclude(_lengths(repeats) if lengths else _layers(repeats), json)
+    return conclude(_lengths(repeats) if lengths else _layers(parts, repeats), json)
 
 
 # --- programs -----------------------------------------------------------------------------------------------
 
 
-def _arguments(
-    memory: AbstractMatrixMemory, batch: int, steps: int, length: int | None = None, run: Run = unroll
-):
-    """A program of forward and backward in parameters and inputs, and its arguments."""
-    if length is not None:
-        run = functools.partial(unroll, length=length)
-    xs = jax.random.normal(jax.random.key(1), (batch, steps, SIZE))
-    starts = jnp.zeros((batch, steps), bool).at[:, 0].set(True)
-    weights, rest = eqx.partition(memory, eqx.is_inexact_array)
+def _inputs(batch: int, steps: int) -> tuple[jax.Array, jax.Array]:
+    """(xs, starts), with leading axes (T, B)."""
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, SIZE))
+    return xs, jnp.zeros((steps, batch), bool).at[0].set(True)
+
+
+def _learning(apply: Callable[..., jax.Array], weights: Any, xs: jax.Array, starts: jax.Array):
+    """A program of forward and backward in weights and inputs, and its arguments."""
 
     def loss(weights, xs, starts, g):
-        memory = eqx.combine(weights, rest)
-
-        def one(xs, starts):
-            return memory.unroll(memory.init(), xs, starts, run)[1]
-
-        return jnp.sum(jax.vmap(one)(xs, starts) * g)
+        return jnp.sum(apply(weights, xs, starts) * g)
 
     return jax.value_and_grad(loss, (0, 1)), (weights, xs, starts, jnp.cos(xs))
+
+
+def _ours(memory: AbstractMemory, batch: int, steps: int, run: Run | None = None):
+    """The same of a layer as agents learn with it, or with ``run`` over time."""
+    weights, rest = eqx.partition(memory, eqx.is_inexact_array)
+
+    def apply(weights, xs, starts):
+        memory: Any = eqx.combine(weights, rest)
+        if run is None:
+            return unroll_batch(memory, xs, starts)[1]
+        return jax.vmap(lambda xs, starts: memory.unroll(memory.init(), xs, starts, run)[1], 1, 1)(xs, starts)
+
+    return _learning(apply, weights, *_inputs(batch, steps))
+
+
+def _memax(state: int):
+    """The same of memax's DeltaNet, whose arrays begin with the batch. Raises ImportError."""
+    peer, (xs, starts) = memax_deltanet(SIZE, state), _inputs(BASELINE_BATCH, STEPS)
+    return _learning(peer.apply, peer.weights, xs.swapaxes(0, 1), starts.T)
 
 
 def dense_associative(kernel: Any, state: Any, xs: DeltaInputs, starts: Any):
@@ -174,99 +208,53 @@ def _mixed(memory, x):
 # --- measurements -------------------------------------------------------------------------------------------
 
 
-def _layers(repeats: int) -> Evidence:
-    peak, bandwidth = machine()
-    rows = [_layer(name, repeats, peak, bandwidth) for name in track(LAYERS, "timing layers")]
-    speedups = {
-        "DeltaNet over its dense associative scan": (
-            _speedup(DeltaNet, dense_associative, repeats),
-            DELTANET_SPEEDUP,
-        ),
-        "DeltaNet over stepping": (_speedup(DeltaNet, walk, repeats), None),
-        "Mamba-2 over a scan of materialised states": (
-            _speedup(Mamba2, materialised, repeats),
-            MAMBA2_SPEEDUP,
-        ),
-        "Mamba-2 over stepping": (_speedup(Mamba2, walk, repeats), None),
+def _layers(parts: tuple[Part, ...], repeats: int) -> Evidence:
+    layers, (peak, bandwidth) = learned_layers(), machine()
+    measures = {
+        "speed": (CHUNKED, lambda memory: _speed(memory, repeats, peak, bandwidth)),
+        "growth": (GROWING, lambda memory: _growth(memory, repeats)),
+        "acting": (tuple(layers), lambda memory: {"steps_per_second": _acting(memory)}),
     }
-    least = min(rows, key=lambda row: row["steps_per_second"])
-    far, slow = (max(rows, key=lambda row: row[name]) for name in ("floors", "long_over_short"))
-    targets = [
-        Target(f"{name}, forward + backward", value >= required, f"{value:.1f}x", f">= {required:g}x")
-        for name, (value, required) in speedups.items()
-        if required is not None
-    ]
-    targets += [
-        Target(
-            "distance to the floor, most",
-            far["floors"] <= FLOORS,
-            f"{far['floors']:.1f} ({far['layer']})",
-            f"<= {FLOORS:g}",
-        ),
-        Target(
-            "acting, least",
-            least["steps_per_second"] >= STEP_RATE,
-            f"{least['steps_per_second']:,.0f} steps/s ({least['layer']})",
-            f">= {STEP_RATE}",
-        ),
-        Target(
-            f"time per step at T = {LONG} over T = {STEPS}, most",
-            slow["long_over_short"] <= LINEAR,
-            f"{slow['long_over_short']:.2f} ({slow['layer']})",
-            f"<= {LINEAR}",
-        ),
-    ]
-    table = Table(
-        (
-            "layer",
-            "fwd + bwd ms",
-            "tokens/s",
-            "floor ms",
-            "of floor",
-            "memory / inputs",
-            "long / short",
-            "steps/s",
-        ),
-        [
-            (
-                r["layer"],
-                f"{1e3 * r['seconds']:.0f}",
-                f"{BATCH * STEPS / r['seconds']:,.0f}",
-                f"{1e3 * r['floor']:.0f}",
-                f"{r['floors']:.1f}",
-                f"{r['memory']:.0f}",
-                f"{r['long_over_short']:.2f}",
-                f"{r['steps_per_second']:,.0f}",
-            )
-            for r in rows
-        ],
-    )
+    found: dict[str, dict[str, Any]] = {}
+    for part, name in track([(p, name) for p in parts for name in measures[p][0]], "timing layers"):
+        row = found.setdefault(name, {"layer": name})
+        row |= measures[part][1](layers[name](SIZE, jax.random.key(0)))
+    rows = [found[name] for name in layers if name in found]
     remarks = [
         f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s; "
-        f"(B, T, D) = {(BATCH, STEPS, SIZE)}, {HEADS} heads; long / short at B = 1.",
-        *(f"{name}: {value:.1f}x (B = {BASELINE_BATCH})" for name, (value, _) in speedups.items()),
+        f"(B, T, D) = {(BATCH, STEPS, SIZE)}, 4 heads; long / short at B = 1."
     ]
-    rows += [{"speedup": name, "value": value} for name, (value, _) in speedups.items()]
-    return Evidence("bench kernels", rows, table, targets, remarks)
+    targets, speedups = _targets(rows), []
+    if "speed" in parts:
+        speedups, notes = _speedups(repeats)
+        remarks += [f"{s['speedup']}: {s['value']:.1f}x (B = {BASELINE_BATCH})" for s in speedups] + notes
+        targets += [
+            Target(
+                f"{s['speedup']}, forward + backward",
+                s["value"] >= s["required"],
+                f"{s['value']:.1f}x",
+                f">= {s['required']:g}x",
+            )
+            for s in speedups
+            if s["required"] is not None
+        ]
+    return Evidence("bench kernels", rows + speedups, _table(rows), targets, remarks)
 
 
-def _layer(name: str, repeats: int, peak: float, bandwidth: float) -> dict[str, Any]:
-    memory = LAYERS[name](SIZE, HEADS, key=jax.random.key(0))
-    program, arguments = _arguments(memory, BATCH, STEPS)
-    compiled = jax.jit(program).lower(*arguments).compile()
-    seconds = medians({name: lambda: compiled(*arguments)}, repeats)[name]
-    kept: Any = compiled.memory_analysis()
+def _speed(memory: Any, repeats: int, peak: float, bandwidth: float) -> dict[str, float]:
+    seconds = medians({"": bound(*_flat(_ours(memory, BATCH, STEPS)))}, repeats)[""]
     ideal = floor(memory, BATCH * STEPS, peak, bandwidth)
-    lengths = {str(steps): bound(*_flat(_arguments(memory, 1, steps))) for steps in (STEPS, LONG)}
-    times = medians(lengths, repeats)
+    return {"seconds": seconds, "floor": ideal, "floors": seconds / ideal}
+
+
+def _growth(memory: AbstractMemory, repeats: int) -> dict[str, float]:
+    program, arguments = _ours(memory, BATCH, STEPS)
+    kept: Any = jax.jit(program).lower(*arguments).compile().memory_analysis()
+    programs = {str(steps): bound(*_flat(_ours(memory, 1, steps))) for steps in (STEPS, LONG)}
+    seconds = medians(programs, repeats)
     return {
-        "layer": name,
-        "seconds": seconds,
-        "floor": ideal,
-        "floors": seconds / ideal,
         "memory": kept.temp_size_in_bytes / arguments[1].nbytes,
-        "long_over_short": times[str(LONG)] / LONG / (times[str(STEPS)] / STEPS),
-        "steps_per_second": _acting(memory),
+        "long_over_short": seconds[str(LONG)] / LONG / (seconds[str(STEPS)] / STEPS),
     }
 
 
@@ -275,7 +263,7 @@ def _flat(program_and_arguments):
     return program, *arguments
 
 
-def _acting(memory: AbstractMatrixMemory, steps: int = 1000) -> float:
+def _acting(memory: AbstractMemory, steps: int = 1000) -> float:
     """Steps per second of one agent that calls a compiled ``step`` from Python."""
     weights, rest = eqx.partition(memory, eqx.is_inexact_array)
     step = jax.jit(lambda weights, state, x, start: eqx.combine(weights, rest).step(state, x, start))
@@ -290,24 +278,95 @@ def _acting(memory: AbstractMatrixMemory, steps: int = 1000) -> float:
     return steps / medians({"step": episode}, 3)["step"]
 
 
-def _speedup(layer: Callable[..., AbstractMatrixMemory], run: Run, repeats: int) -> float:
-    memory = layer(SIZE, HEADS, key=jax.random.key(0))
-    programs = {
-        "ours": bound(*_flat(_arguments(memory, BASELINE_BATCH, STEPS))),
-        "baseline": bound(*_flat(_arguments(memory, BASELINE_BATCH, STEPS, run=run))),
-    }
-    times = medians(programs, repeats)
-    return times["baseline"] / times["ours"]
+def _speedups(repeats: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """(how many times as fast as its baselines a layer is, and should be; what could not be compared)."""
+    found, notes = [], []
+    for name, make, baseline, required in track(_BASELINES, "timing baselines"):
+        memory = make(jax.random.key(0))
+        ours = _ours(memory, BASELINE_BATCH, STEPS)
+        try:
+            if isinstance(baseline, int):
+                other = _memax(baseline)
+            else:
+                other = _ours(memory, BASELINE_BATCH, STEPS, baseline)
+        except ImportError as error:
+            notes.append(f"{name}: left out, {error}")
+            continue
+        times = medians({"ours": bound(*_flat(ours)), "baseline": bound(*_flat(other))}, repeats)
+        found.append({"speedup": name, "value": times["baseline"] / times["ours"], "required": required})
+    return found, notes
+
+
+def _deltanet(key: jax.Array) -> AbstractMatrixMemory:
+    return DeltaNet(SIZE, key=key)
+
+
+def _mamba2(key: jax.Array) -> AbstractMatrixMemory:
+    return Mamba2(SIZE, key=key)
+
+
+def _deltanet_of_11(key: jax.Array) -> AbstractMatrixMemory:
+    return DeltaNet(SIZE, heads=1, key_size=11, value_size=11, key=key)
+
+
+_BASELINES: tuple[tuple[str, Callable[[jax.Array], AbstractMatrixMemory], Run | int, float | None], ...] = (
+    ("DeltaNet over its dense associative scan", _deltanet, dense_associative, 20.0),
+    ("DeltaNet over stepping", _deltanet, walk, None),
+    ("Mamba-2 over a scan of materialised states", _mamba2, materialised, 5.0),
+    ("Mamba-2 over stepping", _mamba2, walk, None),
+    # our 4 heads of 32 x 32 are as many numbers
+    ("DeltaNet over memax's, 64 x 64", _deltanet, 64, 20.0),
+    ("DeltaNet over memax's, both 11 x 11", _deltanet_of_11, 11, 3.0),
+)
+"""(name, our layer, how else its heads run over time or the side of memax's state, times as fast)."""
+
+
+def _targets(rows: list[dict[str, Any]]) -> list[Target]:
+    """Of the parts that were measured, the worst layer."""
+    targets = []
+    for key, name, worst, form, limit in (
+        ("floors", "distance to the floor, most", max, "{:.1f}", FLOORS),
+        ("long_over_short", f"time per step at T = {LONG} over T = {STEPS}, most", max, "{:.2f}", LINEAR),
+        ("steps_per_second", "acting, least", min, "{:,.0f} steps/s", STEP_RATE),
+    ):
+        measured = {row["layer"]: row[key] for row in rows if key in row}
+        if measured:
+            layer = worst(measured, key=measured.__getitem__)
+            value = measured[layer]
+            holds, sign = (value <= limit, "<=") if worst is max else (value >= limit, ">=")
+            targets.append(Target(name, holds, f"{form.format(value)} ({layer})", f"{sign} {limit:g}"))
+    return targets
+
+
+_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("seconds", "fwd + bwd ms", lambda s: f"{1e3 * s:.0f}"),
+    ("seconds", "tokens/s", lambda s: f"{BATCH * STEPS / s:,.0f}"),
+    ("floor", "floor ms", lambda s: f"{1e3 * s:.0f}"),
+    ("floors", "of floor", lambda x: f"{x:.1f}"),
+    ("memory", "memory / inputs", lambda x: f"{x:.0f}"),
+    ("long_over_short", "long / short", lambda x: f"{x:.2f}"),
+    ("steps_per_second", "steps/s", lambda x: f"{x:,.0f}"),
+)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """With the columns that were measured."""
+    shown = [column for column in _COLUMNS if any(column[0] in row for row in rows)]
+    return Table(
+        ("layer", *(heading for _, heading, _ in shown)),
+        [(r["layer"], *(form(r[key]) if key in r else None for key, _, form in shown)) for r in rows],
+    )
 
 
 def _lengths(repeats: int) -> Evidence:
     rows = []
-    for name in track(LAYERS, "timing chunk lengths"):
-        memory = LAYERS[name](SIZE, HEADS, key=jax.random.key(0))
+    for name in track(CHUNKED, "timing chunk lengths"):
+        memory = learned_layers()[name](SIZE, jax.random.key(0))
+        runs = {str(length): functools.partial(unroll, length=length) for length in LENGTHS}
         programs = {
-            str(length): bound(*_flat(_arguments(memory, BATCH, STEPS, length))) for length in LENGTHS
+            label: bound(*_flat(_ours(memory, BATCH, STEPS, run)))
+            for label, run in (runs | {"auto": None}).items()
         }
-        programs["auto"] = bound(*_flat(_arguments(memory, BATCH, STEPS)))
         rows.append({"layer": name, **medians(programs, repeats)})
     worst = max(row["auto"] / min(row[str(length)] for length in LENGTHS) for row in rows)
     table = Table(

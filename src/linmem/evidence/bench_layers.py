@@ -32,7 +32,7 @@ from .peers import Peer, mambapy, peers
 from .timing import medians
 
 BATCH, SIZE = 16, 128
-SPEEDUPS = {"lru": 3.0, "s5": 3.0, "ffm": 3.0, "gru": 1.5, "mamba": 8.0}
+SPEEDUPS = {"lru": 3.0, "s5": 3.0, "ffm": 3.0, "gru": 1.5, "mamba": 8.0, "deltanet": 20.0}
 """How many times as fast as the best peer a layer should be, unless it is near its floor."""
 NEAR = 2.0
 MAMBAPY_LONGEST = 1024

@@ -1,10 +1,14 @@
-"""State tracking inside reinforcement learning: PPO on the parity world, with Mamba's decays in two ranges.
+"""State tracking inside reinforcement learning: PPO on the parity world, each layer with two ranges of
+eigenvalues.
 
-Decays in [0, 1] against decays in [-1, 1]: both agents have the same size, the same settings and the same
-seeds, and differ in this option of their memory. The world pays 1 per step for knowing a bit that observed
-events flip; a policy without memory earns 1 per episode, whatever its length.
+[0, 1] against [-1, 1]: both agents of a layer have the same size, the same settings and the same seeds, and
+differ in this option of their memory. Layers and sizes are those of `linmem reproduce state-tracking`. The
+world pays 1 per step for knowing a bit that observed events flip; a policy without memory earns 1 per
+episode, whatever its length. The memories do not read the last action: a report of the bit, read again, would
+be a memory itself.
 """
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,7 +23,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from ..agents import PPOConfig, ppo
-from ..memories import Encoded, Features, Mamba, Residual
+from ..core.registry import UnknownName
+from ..memories import Encoded, Features, Layer, Residual
 from ..memories.base import AbstractMemory
 from ..reports.figures import PALETTE, STYLE, WIDTH, Picture
 from ..reports.html import Section, write_page
@@ -27,40 +32,50 @@ from ..reports.tables import Table
 from ..worlds.base import AbstractWorld
 from ..worlds.parity import Parity
 from .conclude import Evidence, Target, conclude
+from .rows import kept
+from .state_tracking import LAYERS
 
-LENGTH, STATE_SIZE, CALLS = 32, 8, 10
+NAMES = {
+    "mamba": "Mamba",
+    "mamba2": "Mamba-2",
+    "gla": "GLA",
+    "mlstm": "mLSTM",
+    "deltanet": "DeltaNet",
+    "gated_deltanet": "Gated DeltaNet",
+    "deltaproduct": "DeltaProduct 2",
+}
+"""What `linmem reproduce state-tracking` calls the layers that have both ranges."""
+RANGES = ("[0,1]", "[-1,1]")
+LENGTH, CALLS = 32, 10
 SUCCEEDS, FAILS = 0.9, 0.5
 """mean reward per step of the best seed"""
 
 
-def _agent(negative: bool, world: AbstractWorld, size: int, key) -> AbstractMemory:
+def _agent(layer: Layer, world: AbstractWorld, size: int, key) -> AbstractMemory:
     features = Features(world.observation_space, world.action_space, action=False)
     in_key, memory_key, block_key = jax.random.split(key, 3)
-    layer = Mamba(size, STATE_SIZE, size, negative_eigenvalues=negative, key=memory_key)
     linear = eqx.nn.Linear(features.size, size, key=in_key)
-    return Encoded(features, linear, Residual(layer, key=block_key))  # pyright: ignore[reportCallIssue]
+    block = Residual(layer(size, memory_key), key=block_key)
+    return Encoded(features, linear, block)  # pyright: ignore[reportCallIssue]
 
 
-def train(negative: bool, steps: int, seeds: int, seed: int, console: Console) -> dict:
+def train(layer: str, eigenvalues: str, steps: int, seeds: int, seed: int) -> dict[str, Any]:
     """Train all seeds; the record has the mean reward per step of the last tenth of training."""
     config = PPOConfig(actors=32, unroll=2 * LENGTH, minibatches=4, memory_size=32, trace=0.0, discount=0.0)
     world = Parity(length=LENGTH)
     chunk = max(1, round(steps / (config.actors * config.unroll) / CALLS))
     updates = chunk * CALLS
     keys = jax.random.split(jax.random.key(seed), seeds)
-    state = ppo.seeds_init(config, world, partial(_agent, negative), updates, keys)
+    make = partial(_agent, LAYERS[f"{NAMES[layer]} {eigenvalues}"])
+    state = ppo.seeds_init(config, world, make, updates, keys)
     run = ppo.compile_train(config, world, updates, chunk, state)
     began, curve = time.process_time(), []
-    for call in range(CALLS):
+    for _ in range(CALLS):
         state, metrics = run(state)
         curve.append(np.asarray(metrics.reward).mean(axis=1))
-        console.print(
-            f"{'[-1,1]' if negative else '[0,1]'}: {call + 1} of {CALLS}, reward {curve[-1].mean():.3f}",
-            highlight=False,
-            markup=False,
-        )
     return {
-        "eigenvalues": "[-1, 1]" if negative else "[0, 1]",
+        "layer": layer,
+        "eigenvalues": eigenvalues,
         "seeds": seeds,
         "steps": updates * config.actors * config.unroll,
         "reward": curve[-1].tolist(),
@@ -71,7 +86,7 @@ def train(negative: bool, steps: int, seeds: int, seed: int, console: Console) -
 
 @mpl.rc_context(STYLE)
 def figure_of(rows: Sequence[Mapping[str, Any]], memoryless: float) -> Picture:
-    """Reward per step while learning, a line for each seed."""
+    """Reward per step of one layer while learning, a line for each seed."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     words = []
@@ -84,34 +99,64 @@ def figure_of(rows: Sequence[Mapping[str, Any]], memoryless: float) -> Picture:
     axes.axhline(memoryless, color="#666666", linestyle=":", label="best without memory")
     axes.set(xlabel="environment steps", ylabel="mean reward per step", ylim=(None, 1.02))
     axes.legend(frameon=False)
-    return Picture(figure, f"Reward per step on the parity world: {'; '.join(words)}.")
+    return Picture(figure, f"{rows[0]['layer']}, reward per step on the parity world: {'; '.join(words)}.")
+
+
+def targets_of(rows: Sequence[Mapping[str, Any]]) -> list[Target]:
+    """Two for each layer."""
+    targets = []
+    for row in rows:
+        best, name = max(row["reward"]), f"{row['layer']} with eigenvalues in {row['eigenvalues']}"
+        if row["eigenvalues"] == RANGES[0]:
+            targets.append(Target(f"{name} fails", best <= FAILS, f"best {best:.3f}", f"no seed > {FAILS}"))
+        else:
+            targets.append(
+                Target(f"{name} succeeds", best >= SUCCEEDS, f"best {best:.3f}", f"best seed >= {SUCCEEDS}")
+            )
+    return targets
 
 
 def main(
+    layers: tuple[str, ...] = tuple(NAMES),
     steps: int = 200_000,
     seeds: int = 2,
     seed: int = 0,
     out: Path = Path("runs/parity-rl"),
     json: Path | None = None,
 ) -> int:
-    """Train PPO agents with Mamba's eigenvalues in [0, 1] and in [-1, 1] on the parity world.
+    """Train PPO agents on the parity world with each layer's eigenvalues in [0, 1] and in [-1, 1].
 
-    Theory says that only the second can track the hidden bit; exits 1 if that is not what happens. Writes
-    ``parity.html``, with the learning curves.
+    Theory says that only the second can track the hidden bit; exits 1 if that is not what happens. Finished
+    rows are kept in a folder, and the same command goes on from there. Writes ``parity.html``, with the
+    learning curves.
 
     Args:
+        layers: which layers; by default all that have both ranges.
         steps: environment steps of each agent.
         seeds: agents per memory, trained side by side.
         seed: from which all random numbers follow.
-        out: folder of the page.
+        out: folder of the page and of the finished rows.
         json: also write rows and targets to this file.
     """
-    console = Console()
-    rows = [train(negative, steps, seeds, seed, console) for negative in (False, True)]
+    if unknown := set(layers) - set(NAMES):
+        raise UnknownName(f"no layer '{min(unknown)}' has both ranges; those that do: {', '.join(NAMES)}")
+    console, rows = Console(), []
+    for layer, eigenvalues in itertools.product(layers, RANGES):
+        settings = {"layer": layer, "eigenvalues": eigenvalues, "steps": steps, "seeds": seeds, "seed": seed}
+        row = kept(out, settings, partial(train, **settings))
+        assert row is not None
+        rows.append(row)
+        ends = ", ".join(f"{reward:.3f}" for reward in row["reward"])
+        console.print(
+            f"{layer} {eigenvalues}: {ends} after {row['cpu_seconds']:.0f} CPU seconds",
+            highlight=False,
+            markup=False,
+        )
     table = Table(
-        ["eigenvalues", "reward per step (median / best)", "steps", "CPU s"],
+        ["layer", "eigenvalues", "reward per step (median / best)", "steps", "CPU s"],
         [
             [
+                r["layer"],
                 r["eigenvalues"],
                 f"{np.median(r['reward']):.3f} / {max(r['reward']):.3f}",
                 r["steps"],
@@ -120,21 +165,16 @@ def main(
             for r in rows
         ],
     )
-    without, with_negative = (max(r["reward"]) for r in rows)
-    targets = [
-        Target("[0, 1] fails", without <= FAILS, f"best {without:.3f}", f"no seed > {FAILS}"),
-        Target("[-1, 1] succeeds", with_negative >= SUCCEEDS, f"best {with_negative:.3f}", f">= {SUCCEEDS}"),
-    ]
     world = Parity(length=LENGTH)
     remarks = [
         f"Reward per step of the last tenth of training; perfect memory earns {world.best:.0f}, the best "
         f"policy without memory {world.best_memoryless:.3f}. A report changes nothing, so no reward is "
         "credited to earlier reports (discount 0)."
     ]
-    code = conclude(Evidence("parity-rl", rows, table, targets, remarks), json)
-    picture = figure_of(rows, world.best_memoryless)
-    sections = [Section("State tracking inside a reinforcement learner", remarks[0], table, *picture)]
-    out.mkdir(parents=True, exist_ok=True)
+    code = conclude(Evidence("parity-rl", rows, table, targets_of(rows), remarks), json)
+    sections = [Section("State tracking inside a reinforcement learner", remarks[0], table)]
+    for layer, both in itertools.groupby(rows, lambda row: row["layer"]):
+        sections.append(Section(layer, "", None, *figure_of(list(both), world.best_memoryless)))
     page = write_page(out / "parity.html", "Counting modulo two by PPO", sections)
     console.print(f"page: {page}", soft_wrap=True, highlight=False)
     return code

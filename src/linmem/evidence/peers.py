@@ -45,21 +45,29 @@ def _memax() -> dict[str, Make]:
     from memax.equinox.set_actions.gru import GRU  # pyright: ignore[reportMissingImports]
 
     key = jax.random.key(0)
-
-    def peer(layer):
-        weights, rest = eqx.partition(layer, eqx.is_inexact_array)
-
-        def apply(weights, xs, starts):
-            layer = eqx.combine(weights, rest)
-            return jax.vmap(lambda xs, starts: layer(layer.initialize_carry(), (xs, starts))[1])(xs, starts)
-
-        return Peer(weights, apply)
-
     return {
-        "lru": lambda size: peer(LRU(size, size, key)),
-        "ffm": lambda size: peer(FFM(size, 32, 4, key)),
-        "gru": lambda size: peer(GRU(size, key)),
+        "lru": lambda size: _memax_peer(LRU(size, size, key)),
+        "ffm": lambda size: _memax_peer(FFM(size, 32, 4, key)),
+        "gru": lambda size: _memax_peer(GRU(size, key)),
+        "deltanet": lambda size: memax_deltanet(size, size // 2),  # as many numbers as our 4 heads hold
     }
+
+
+def memax_deltanet(size: int, state: int) -> Peer:
+    """memax's DeltaNet: one head with a state of (state, state). Raises ImportError where memax is absent."""
+    from memax.equinox.semigroups.delta import DeltaNet  # pyright: ignore[reportMissingImports]
+
+    return _memax_peer(DeltaNet(size, state, jax.random.key(0)))
+
+
+def _memax_peer(layer) -> Peer:
+    weights, rest = eqx.partition(layer, eqx.is_inexact_array)
+
+    def apply(weights, xs, starts):
+        layer = eqx.combine(weights, rest)
+        return jax.vmap(lambda xs, starts: layer(layer.initialize_carry(), (xs, starts))[1])(xs, starts)
+
+    return Peer(weights, apply)
 
 
 def _memorax() -> dict[str, Make]:

@@ -27,7 +27,8 @@ class RunConfig:
     """the world (see `linmem list`), with options as in ringworld@slip=other@sharpness=1.35; or gymnax:ID or
     gym:ID of those libraries; or a .POMDP or POMDPX file, whose discount then holds"""
     memory: tuple[str, ...] = DEFAULT_MEMORIES
-    """the memories, one after another (see `linmem list`), with options as in alf@delta=0.1"""
+    """the memories, one after another (see `linmem list`), with options as in alf@delta=0.1 or s5@hidden=12;
+    learned ones, trace and window read the last action, and with @reward=True the last reward, too"""
     agent: str = "ppo"
     """the learner (see `linmem list`)"""
     seeds: int = 4

@@ -266,6 +266,16 @@ def _layer(layer: Layer) -> Learned:
     return Learned(layer, residual=False)
 
 
+def _signed(layer: Callable[..., AbstractMemory], negative: bool = False) -> Learned:
+    """A block around a layer whose eigenvalues may be negative (``eigenvalue_range.py``), as a name can say;
+    ``negative`` is what it does unasked."""
+    return _block(
+        lambda size, key, negative_eigenvalues=negative: layer(
+            size, negative_eigenvalues=negative_eigenvalues, key=key
+        )
+    )
+
+
 def _smr_s5(size: int, key: PRNGKeyArray) -> AbstractMemory:
     replay_key, memory_key = jax.random.split(key)
     return StateMemoryReplay(size, S5(size, 2 * (size // 2), key=memory_key), key=replay_key)
@@ -277,13 +287,15 @@ def _hiss(size: int, key: PRNGKeyArray) -> AbstractMemory:
     return HiSS(low, high, 10)  # pyright: ignore[reportCallIssue]
 
 
-def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
-    features = Features(world.observation_space, world.action_space)
+def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray, reward: bool = False) -> AbstractMemory:
+    features = Features(world.observation_space, world.action_space, reward=reward)
     return Encoded(features, None, Trace(features.size))  # pyright: ignore[reportCallIssue]
 
 
-def _window(world: AbstractWorld, size: int, key: PRNGKeyArray, length: int = 8) -> AbstractMemory:
-    features = Features(world.observation_space, world.action_space)
+def _window(
+    world: AbstractWorld, size: int, key: PRNGKeyArray, length: int = 8, reward: bool = False
+) -> AbstractMemory:
+    features = Features(world.observation_space, world.action_space, reward=reward)
     return Encoded(features, None, Window(features.size, length))  # pyright: ignore[reportCallIssue]
 
 
@@ -370,7 +382,7 @@ MEMORIES.add(
 )
 MEMORIES.add(
     "mamba",
-    _block(lambda size, key: Mamba(size, key=key)),
+    _signed(Mamba),
     "selective diagonal state space, decays in [0, 1]",
     "Gu and Dao 2023, arXiv:2312.00752",
 )
@@ -438,37 +450,37 @@ MEMORIES.add(
 MEMORIES.add("none", _none, "no memory: the present observation only", "-")
 MEMORIES.add(
     "mamba2",
-    _block(lambda size, key: Mamba2(size, key=key)),
+    _signed(Mamba2),
     "state space with one decay per head (SSD), residual block",
     "Dao and Gu 2024, arXiv:2405.21060",
 )
 MEMORIES.add(
     "gla",
-    _block(lambda size, key: GLA(size, key=key)),
+    _signed(GLA),
     "gated linear attention: a decay per key channel, residual block",
     "Yang et al. 2023, arXiv:2312.06635",
 )
 MEMORIES.add(
     "mlstm",
-    _block(lambda size, key: MLSTM(size, key=key)),
+    _signed(MLSTM),
     "matrix LSTM: exponential input gate, normaliser, residual block",
     "Beck et al. 2024, arXiv:2405.04517",
 )
 MEMORIES.add(
     "deltanet",
-    _block(lambda size, key: DeltaNet(size, key=key)),
+    _signed(DeltaNet),
     "delta rule, residual block",
     "Yang et al. 2024, arXiv:2406.06484",
 )
 MEMORIES.add(
     "gated_deltanet",
-    _block(lambda size, key: GatedDeltaNet(size, key=key)),
+    _signed(GatedDeltaNet),
     "delta rule with a decay per head, residual block",
     "Yang et al. 2024, arXiv:2412.06464",
 )
 MEMORIES.add(
     "deltaproduct",
-    _block(lambda size, key: DeltaProduct(size, key=key)),
+    _signed(DeltaProduct, negative=True),
     "two delta rule writes a step, residual block",
     "Siems et al. 2025, arXiv:2502.10297",
 )

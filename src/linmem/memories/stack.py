@@ -3,8 +3,10 @@
 Both are memories themselves, so neither agent nor rollout can tell whether they are there.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -147,20 +149,38 @@ Layer = Callable[[int, PRNGKeyArray], AbstractMemory]
 @dataclass(frozen=True)
 class Learned:
     """A maker (world, size, key) of a learned memory: encoder, then ``layer``, in a residual block if
-    ``residual``. ``hidden`` is a size of its own; 0 takes the learner's."""
+    ``residual``. ``hidden`` is a size of its own; 0 takes the learner's. With ``reward`` the memory reads the
+    last reward beside the observation and the last action. What ``layer`` takes beside size and key can be
+    set, too."""
 
-    layer: Layer
+    layer: Callable[..., AbstractMemory]
     residual: bool
 
-    def __call__(self, world: AbstractWorld, size: int, key: PRNGKeyArray, hidden: int = 0) -> Encoded:
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """With the layer's own options, so that a name can set them (``core/registry.py``)."""
+        own = inspect.signature(self.__call__)
+        *ours, _ = own.parameters.values()
+        _, _, *theirs = inspect.signature(self.layer).parameters.values()
+        return own.replace(parameters=[*ours, *theirs])
+
+    def __call__(
+        self,
+        world: AbstractWorld,
+        size: int,
+        key: PRNGKeyArray,
+        hidden: int = 0,
+        reward: bool = False,
+        **options: Any,
+    ) -> Encoded:
         size = hidden or size
         if self.residual:
             in_key, memory_key, block_key = jax.random.split(key, 3)
-            memory = Residual(self.layer(size, memory_key), key=block_key)
+            memory = Residual(self.layer(size, memory_key, **options), key=block_key)
         else:
             in_key, memory_key = jax.random.split(key)
-            memory = self.layer(size, memory_key)
-        features = Features(world.observation_space, world.action_space)
+            memory = self.layer(size, memory_key, **options)
+        features = Features(world.observation_space, world.action_space, reward=reward)
         encoder = eqx.nn.Linear(features.size, size, key=in_key)
         return Encoded(features, encoder, memory)  # pyright: ignore[reportCallIssue]
 
