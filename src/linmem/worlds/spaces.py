@@ -158,7 +158,7 @@ def formed(space: Discrete | Box | MultiDiscrete, value: Any, name: str) -> np.n
     return array
 
 
-def refuse(name: str, array: np.ndarray, wrong: np.ndarray, *rule: Any) -> None:
+def refuse(name: str, array: np.ndarray, wrong: np.ndarray | np.bool, *rule: Any) -> None:
     """Raise ValueError naming the first entry that is wrong, and its place, if there is one. rule: the words
     of the reason, put into text only then."""
     if wrong.any():
