@@ -17,7 +17,6 @@ from linmem.agents.policy import ActorCritic
 from linmem.agents.returns import advantages
 from linmem.agents.rollout import act, begin, collect
 from linmem.memories import MEMORIES
-from linmem.memories.readouts import READOUTS
 from linmem.worlds import (
     WORLDS,
     AimProbe,
@@ -106,7 +105,7 @@ def test_the_belief_is_memory_enough_for_recall():
     assert metrics.episode_return[:, -10:].mean() > 0.9
 
 
-@pytest.mark.parametrize("memory", ["belief_logits", *(f"lof@readout={name}" for name in READOUTS)])
+@pytest.mark.parametrize("memory", ["belief_logits", "lof"])
 def test_logits_of_impossible_states_reach_a_policy_as_numbers_that_it_learns_from(memory):
     state, metrics = trained(WORLDS["parity"].make(), memory, 1, seeds=1)
     losses = metrics.policy_loss, metrics.value_loss, metrics.gradient

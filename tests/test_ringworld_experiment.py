@@ -15,6 +15,7 @@ from linmem.experiments.config import RunConfig
 from linmem.experiments.store import Folder
 from linmem.memories import MEMORIES, Belief, LogForward, identity
 from linmem.memories.belief import example_inputs
+from linmem.memories.readouts import READOUTS
 from linmem.reports import Run, read_run
 from linmem.worlds import WORLDS
 
@@ -55,6 +56,12 @@ def test_no_ring_has_logits_so_far_apart_that_a_policy_is_given_others(memory, c
 
     given, right = (jax.vmap(partial(features, memory))(seen, actions) for memory in (made, true))
     np.testing.assert_array_equal(given, right)
+
+
+@pytest.mark.parametrize("name", READOUTS)
+def test_a_readout_of_an_impossible_state_is_finite_and_so_is_its_derivative(name):
+    l = jnp.array([-101.0, -jnp.inf, -104.0])
+    assert jnp.isfinite(READOUTS[name](l)).all() and jnp.isfinite(jax.jacobian(READOUTS[name])(l)).all()
 
 
 def test_readouts_do_what_their_names_say():
