@@ -304,7 +304,8 @@ def test_past_an_impossible_step_states_are_finite_and_exact_step_by_step_or_fro
 
     def slopes(run):
         weights = np.cos(np.arange(T * N)).reshape(T, N)
-        return jax.grad(lambda e: jnp.sum(weights * jnp.tanh(states_of(run, e))))(jnp.asarray(evidence))
+        loss = lambda e: jnp.sum(weights * jnp.tanh(states_of(run, e)))  # noqa: E731
+        return jax.jit(jax.grad(loss))(jnp.asarray(evidence))
 
     got = slopes(run)
     assert np.isfinite(got).all() and not got[impossible].any()
