@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .base import AbstractMemory, AbstractWrapper
 from .gru import GRU
+from .window import Window
 
 
 class StateMemoryReplay(AbstractWrapper):
@@ -40,9 +41,14 @@ class StateMemoryReplay(AbstractWrapper):
         self.bias = jnp.zeros(in_size)
         self.memory = memory
 
+    @property
+    def window(self) -> Window:
+        length, in_size = self.replay.shape
+        return Window(in_size, length)  # pyright: ignore[reportCallIssue]
+
     def init(self):
-        """The last window - 1 inputs, oldest first, and the state of the memory."""
-        return jnp.zeros((len(self.replay) - 1, len(self.bias))), self.memory.init()
+        """The last inputs but the present, oldest first, and the state of the memory."""
+        return self.window.init(), self.memory.init()
 
     def step(self, state, x, start):
         state, ys = self.unroll(state, x[None], start[None])
@@ -50,18 +56,9 @@ class StateMemoryReplay(AbstractWrapper):
 
     def unroll(self, state, xs, starts):
         recent, inner = state
-        past = len(recent)
-        rows = jnp.concatenate([recent, xs])
-        # Two inputs belong together if no start lies between them: if as many starts came before both.
-        episode = jnp.concatenate([jnp.zeros(past, int), jnp.cumsum(starts)])
-        gate = self.bias
-        for back, weights in enumerate(self.replay):
-            there = slice(past - back, len(rows) - back)
-            together = (episode[there] == episode[past:])[:, None]
-            gate = gate + weights * jnp.where(together, rows[there], 0.0)
+        recent, seen = self.window.unroll(recent, xs, starts)
+        gate = self.bias + jnp.sum(self.replay * seen.reshape(-1, *self.replay.shape), axis=1)
         inner, ys = self.memory.unroll(inner, jax.nn.sigmoid(gate) * xs, starts)
-        last = slice(len(rows) - past, None)
-        recent = jnp.where((episode[last] == episode[-1])[:, None], rows[last], 0.0)
         return (recent, inner), ys
 
     @classmethod
