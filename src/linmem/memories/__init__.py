@@ -400,7 +400,8 @@ MEMORIES.add(
 )
 MEMORIES.add(
     "s7",
-    _block(lambda size, key: S7(size, size, key=key)),
+    # a step reads 2 size^2 numbers for every state
+    _block(lambda size, key: S7(size, min(size, 32), key=key)),
     "selective S5 with a stable reparametrisation",
     "Soydan et al. 2024, arXiv:2410.03464",
 )

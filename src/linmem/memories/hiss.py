@@ -47,8 +47,13 @@ class HiSS(AbstractMemory):
         return self.low.init(), self.high.init(), jnp.zeros((), int), jnp.zeros((), bool), held
 
     def step(self, state, x, start):
-        state, ys = self.unroll(state, x[None], start[None])
-        return state, ys[0]
+        low, high, position, fresh, held = state
+        position, fresh, held = jnp.where(start, 0, position), fresh | start, jnp.where(start, 0.0, held)
+        low, fast = self.low.step(low, x, start | (position == 0))
+        end = position == self.chunk - 1
+        after = self.high.step(high, jnp.where(end, fast, 0.0), fresh)
+        high, held = jax.tree.map(lambda new, old: jnp.where(end, new, old), after, (high, held))
+        return (low, high, (position + 1) % self.chunk, fresh & ~end, held), jnp.concatenate([fast, held])
 
     def unroll(self, state, xs, starts):
         low, high, position, fresh, held = state

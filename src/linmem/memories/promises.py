@@ -201,7 +201,11 @@ def vmap_is_a_loop(cls: type[AbstractMemory]) -> None:
     memory, xs = _example(cls)
     batch = jax.tree.map(lambda x: np.stack([x, np.flip(x, 0), np.roll(x, 1, 0)], axis=1), xs)
     starts = np.stack([STARTS, STARTS | (np.arange(STEPS) == 2), np.arange(STEPS) == 0], axis=1)
-    unroll = eqx.filter_jit(jax.vmap(memory.unroll, in_axes=(None, 1, 1), out_axes=(0, 1)))
+
+    @eqx.filter_jit
+    def unroll(*arguments):
+        return jax.vmap(memory.unroll, in_axes=(None, 1, 1), out_axes=(0, 1))(*arguments)
+
     last, ys = jax.device_get(unroll(memory.init(), batch, jnp.asarray(starts)))
     ys = np.moveaxis(ys, 1, 0)
     for b in range(3):
