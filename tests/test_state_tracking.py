@@ -138,7 +138,7 @@ def parity_trained(without, with_negative, ran):
     """In the place of training: the best of two seeds is as said, but layers other than mamba do as they
     should."""
 
-    def train(layer, eigenvalues, steps, seeds, seed):
+    def train(layer, eigenvalues, step_size, steps, seeds, seed):
         ran.append((layer, eigenvalues))
         best = {"[0,1]": 0.0, "[-1,1]": 1.0}[eigenvalues]
         if layer == "mamba":
