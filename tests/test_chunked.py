@@ -11,7 +11,7 @@ from linmem.core.chunked.delta import DeltaInputs, DeltaRule
 from linmem.core.chunked.kernel import unroll, walk
 from linmem.core.chunked.normalised import Normalised, NormalisedInputs, NormalisedState
 from linmem.core.chunked.scalar_decay import ScalarDecay, ScalarInputs
-from linmem.core.chunked.triangular import inverse_of_unit_lower
+from linmem.core.chunked.triangular import solve_unit_lower
 from linmem.core.chunked.vector_decay import VectorDecay, VectorInputs
 from linmem.core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
 from linmem.memories.eigenvalue_range import log_decay
@@ -102,12 +102,15 @@ def test_nan_stays_in_its_episode_and_is_not_hidden_there(kind):
 
 
 @pytest.mark.parametrize("size", [1, 5, 13])
-def test_the_inverse_of_a_unit_lower_triangular_matrix_is_its_inverse(size, float64):
-    n = np.tril(np.random.default_rng(2).normal(size=(size, size)), -1)
-    expected = np.linalg.inv(np.eye(size) + n)
-    np.testing.assert_allclose(
-        inverse_of_unit_lower(jnp.asarray(n)), expected, atol=1e-9 * np.abs(expected).max()
-    )
+def test_a_unit_lower_triangular_system_is_solved_with_its_derivative(size, float64):
+    rng = np.random.default_rng(2)
+    n, d_n = jnp.asarray(np.tril(rng.normal(size=(2, size, size)), -1))
+    r, d_r = jnp.asarray(rng.normal(size=(2, size, 3)))
+    (w, d_w), step = jax.jvp(solve_unit_lower, (n, r), (d_n, d_r)), 1e-6
+    solved = [np.linalg.solve(np.eye(size) + n + s * d_n, r + s * d_r) for s in (0, step, -step)]
+    np.testing.assert_allclose(w, solved[0], atol=1e-9 * np.abs(solved[0]).max())
+    differences = (solved[1] - solved[2]) / (2 * step)
+    np.testing.assert_allclose(d_w, differences, atol=1e-6 * (1 + np.abs(differences).max()))
 
 
 def test_no_state_is_kept_for_every_step():

@@ -74,7 +74,7 @@ class DeltaNet(AbstractMatrixMemory):
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
         q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, 2 * heads * dk))
-        q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, 1, dk))
+        q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, dk))[:, None]
         beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         return DeltaInputs(q, k, v.reshape(heads, 1, dv), beta[:, None], None), None
 

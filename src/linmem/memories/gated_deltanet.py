@@ -95,7 +95,7 @@ class GatedDeltaNet(AbstractMatrixMemory):
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
         q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, 2 * heads * dk))
-        q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, 1, dk))
+        q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, dk))[:, None]
         beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         log_alpha = -jnp.exp(self.log_rate) * jax.nn.softplus(project(x, self.w_alpha) + self.b_alpha)
         gate = project(x, self.w_gate).reshape(heads, dv)

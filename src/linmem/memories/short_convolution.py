@@ -99,7 +99,8 @@ def _causal_bwd(kept, g):
     def add(t, sums):
         return tuple(total + met(t, j) for j, total in enumerate(sums))
 
-    g_weight = jax.lax.fori_loop(0, len(xs), add, tuple(jnp.zeros_like(w) for w in weight))
+    zeros = tuple(jnp.zeros_like(w) for w in weight)
+    g_weight = jax.lax.fori_loop(0, len(xs), add, zeros, unroll=8)
     return jnp.stack(g_weight), g_xs, None
 
 

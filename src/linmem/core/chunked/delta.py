@@ -26,7 +26,7 @@ from jaxtyping import Array, Float
 from .decay import Decay
 from .kernel import AbstractKernel
 from .spans import Spans
-from .triangular import inverse_of_unit_lower
+from .triangular import solve_unit_lower
 
 
 class DeltaInputs(NamedTuple):
@@ -59,7 +59,7 @@ class DeltaRule(AbstractKernel):
         from_state = spans.from_state()[:, None]
         between = spans.between()
         n_matrix = jnp.tril(beta[:, None] * (k @ k.T * between), -1)
-        w = inverse_of_unit_lower(n_matrix) @ (beta[:, None] * (v - from_state * (k @ state)))
+        w = solve_unit_lower(n_matrix, beta[:, None] * (v - from_state * (k @ state)))
         y = (xs.q @ k.T * between[last]) @ w + from_state[last] * (xs.q @ state)
         leaving = spans.to_end()[:, None] * k
         return spans.across() * state + leaving.T @ w, y

@@ -7,12 +7,13 @@ same recurrence:
     chunk   C steps at once, as products of matrices
 
 ``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of
-each chunk; what happens inside a chunk is computed again for the derivative. So T steps with a d x d state
-cost O(T d + (T / C) d^2) numbers, never O(T d^2). Batches and heads are vmapped: the products become batched
-ones.
+each chunk; what happens inside a chunk is computed again for the derivative, but for the solutions of
+triangular systems (``SOLVED``). So T steps with a d x d state cost O(T (d + C) + (T / C) d^2) numbers, never
+O(T d^2). Batches and heads are vmapped: the products become batched ones.
 """
 
 import abc
+import functools
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ..types import Start
 from .decay import Began
+from .triangular import SOLVED
 
 
 class AbstractKernel(abc.ABC):
@@ -72,7 +74,7 @@ def unroll(
     # memory that is not theirs
     state = jax.lax.optimization_barrier(state)
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names(SOLVED))
     def body(state, chunk):
         return _contained(kernel, state, *chunk)
 

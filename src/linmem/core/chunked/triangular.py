@@ -1,5 +1,5 @@
-"""The inverse of I + N for strictly lower triangular N, by matrix products only (see core/matrices.py for
-why).
+"""The solution of (I + N) W = R for strictly lower triangular N, by matrix products only (core/matrices.py
+says why). Its derivative is (I + N)^-1 (dR - dN W).
 
 Blocks of _BASE are inverted by the finite series (I + N)^-1 = (I - N)(I + N^2)(I + N^4)..., which ends
 because N^_BASE is 0; then blocks are joined in pairs, doubling in size:
@@ -10,14 +10,31 @@ because N^_BASE is 0; then blocks are joined in pairs, doubling in size:
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 _BASE = 8
 
 
+SOLVED = "solution of a triangular system"
+"""The name under which ``jax.checkpoint`` may keep (I + N)^-1 and W for the derivative."""
+
+
 @jax.custom_jvp
-def inverse_of_unit_lower(n: Float[Array, "C C"]) -> Float[Array, "C C"]:
-    """(I + n)^-1; entries of ``n`` on and above the diagonal must be 0."""
+def solve_unit_lower(n: Float[Array, "C C"], r: Float[Array, "C d"]) -> Float[Array, "C d"]:
+    """(I + n)^-1 r; entries of ``n`` on and above the diagonal must be 0."""
+    return _inverse(n) @ r
+
+
+@solve_unit_lower.defjvp
+def _jvp(primals, tangents):
+    (n, r), (d_n, d_r) = primals, tangents
+    x = checkpoint_name(_inverse(n), SOLVED)
+    w = checkpoint_name(x @ r, SOLVED)
+    return w, x @ (d_r - d_n @ w)
+
+
+def _inverse(n: Float[Array, "C C"]) -> Float[Array, "C C"]:
     size = len(n)
     padded = _BASE
     while padded < size:
@@ -45,9 +62,3 @@ def _series(n: Float[Array, "k b b"]) -> Float[Array, "k b b"]:
         power, exponent = power @ power, 2 * exponent
         x = x + x @ power
     return x
-
-
-@inverse_of_unit_lower.defjvp
-def _jvp(primals, tangents):
-    x = inverse_of_unit_lower(*primals)
-    return x, -(x @ (tangents[0] @ x))

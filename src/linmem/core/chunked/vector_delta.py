@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from .decay import Began, Cumulated, Decay, causal, cumulate
 from .kernel import AbstractKernel
-from .triangular import inverse_of_unit_lower
+from .triangular import solve_unit_lower
 from .vector_decay import STEEPEST, decayed_products, ending, from_state, limited, signed
 
 
@@ -66,7 +66,7 @@ class VectorDelta(AbstractKernel):
         open_ = jnp.stack([causal(began, strict=True), causal(began)])
         (ab, ak), (rb, rk) = jnp.where(open_[:, None], every, 0.0)
         from_a = from_state(before, began)
-        u = inverse_of_unit_lower(-ab) @ (ak @ xs.v + (from_a * reads[0]) @ state)
+        u = solve_unit_lower(-ab, ak @ xs.v + (from_a * reads[0]) @ state)
         y = rb @ u + rk @ xs.v + (from_state(cumulated, began) * reads[1]) @ state
         written = jnp.concatenate([writes[0], writes[1]])
         values = jnp.concatenate([u, xs.v])
