@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from linmem.core.registry import UnknownName
-from linmem.evidence import bench_layers, peers
+from linmem.evidence import bench_layers, peers, timing
 from linmem.memories import LRU, learned_layers
 
 
@@ -57,3 +57,21 @@ def test_products_written_for_rows_are_the_complex_products():
     np.testing.assert_allclose(complex_times(f(m), f(x)), full @ x, rtol=1e-5)
     got = real_of_times(f(m), jnp.asarray(h, jnp.complex64))
     np.testing.assert_allclose(got, (full @ h).real, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "asked", "words"),
+    [
+        ("always [madvise] never", "a=1:glibc.malloc.hugetlb=1", "huge pages"),
+        ("always [madvise] never", "", f"small pages (GLIBC_TUNABLES={timing._ASKED} asks for huge ones)"),
+        ("[always] madvise never", "", "huge pages"),
+        ("always madvise [never]", "glibc.malloc.hugetlb=1", "small pages"),
+        (None, "glibc.malloc.hugetlb=1", "small pages"),
+    ],
+)
+def test_benches_say_which_pages_large_arrays_get(tmp_path, monkeypatch, kernel, asked, words):
+    monkeypatch.setattr(timing, "_KERNEL", tmp_path / "enabled")
+    monkeypatch.setenv("GLIBC_TUNABLES", asked)
+    if kernel is not None:
+        (tmp_path / "enabled").write_text(kernel + "\n")
+    assert timing.pages() == words

@@ -1,7 +1,9 @@
 """Measuring speed fairly: several programs in one run, taken in turn, warm, with compile time apart."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,3 +28,17 @@ def bound(program: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """``program`` compiled for its arguments and called with them."""
     compiled = jax.jit(program).lower(*arguments).compile()
     return lambda: compiled(*arguments)
+
+
+_KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ASKED = "glibc.malloc.hugetlb=1"
+
+
+def pages() -> str:
+    """The size of the pages that large arrays get, in words. New pages must be cleared and found at every
+    call, which takes a fifth of the time of long sequences where pages are small."""
+    enabled = _KERNEL.read_text() if _KERNEL.exists() else ""
+    waits = "[madvise]" in enabled
+    if "[always]" in enabled or (waits and _ASKED in os.environ.get("GLIBC_TUNABLES", "")):
+        return "huge pages"
+    return "small pages" + (f" (GLIBC_TUNABLES={_ASKED} asks for huge ones)" if waits else "")
