@@ -145,13 +145,14 @@ def parity_trained(without, with_negative, ran):
             best = {"[0,1]": without, "[-1,1]": with_negative}[eigenvalues]
         curve = np.outer((best, 0.1), np.arange(1, parity_rl.CALLS + 1) / parity_rl.CALLS)
         row = {"layer": layer, "eigenvalues": eigenvalues, "seeds": seeds, "steps": steps, "cpu_seconds": 1.0}
-        return row | {"reward": curve[:, -1].tolist(), "curve": curve.tolist()}
+        # in training all do well: judged is what they do in long episodes
+        return row | {"reward": [1.0, 1.0], "longer": [best, 0.1], "curve": curve.tolist()}
 
     return train
 
 
 @pytest.mark.parametrize(
-    ("without", "with_negative", "code"), [(0.3, 0.95, 0), (0.6, 0.95, 1), (0.3, 0.8, 1)]
+    ("without", "with_negative", "code"), [(0.2, 0.95, 0), (0.3, 0.95, 1), (0.2, 0.8, 1)]
 )
 def test_parity_rl_judges_each_layer_by_its_best_seeds_and_draws_every_seed(
     tmp_path, monkeypatch, without, with_negative, code
@@ -165,12 +166,12 @@ def test_parity_rl_judges_each_layer_by_its_best_seeds_and_draws_every_seed(
         ("gla", "[-1,1]", 1.0),
     ):
         assert f"{layer}, reward per step on the parity world" in page
-        assert f"with eigenvalues in {name} the seeds end at {best:.3f}, 0.100" in page
+        assert f"with eigenvalues in {name} the seeds end at 1.000, 1.000 and earn {best:.3f}, 0.100" in page
 
 
 def test_parity_rl_keeps_finished_rows_and_trains_only_the_others(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(parity_rl, "train", parity_trained(0.3, 0.95, ran))
+    monkeypatch.setattr(parity_rl, "train", parity_trained(0.2, 0.95, ran))
     parity_rl.main(layers=("mamba",), out=tmp_path)
     parity_rl.main(layers=("mamba", "mlstm"), out=tmp_path)
     assert ran == [(layer, eigenvalues) for layer in ("mamba", "mlstm") for eigenvalues in parity_rl.RANGES]
