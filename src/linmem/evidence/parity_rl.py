@@ -48,7 +48,7 @@ NAMES = {
 }
 """What `linmem reproduce state-tracking` calls the layers that have both ranges."""
 RANGES = ("[0,1]", "[-1,1]")
-STEP_SIZES = {"mamba2": 1e-2, "gla": 1e-2, "mlstm": 1e-2}
+STEP_SIZES = {"mamba2": 1e-2, "gla": 1e-2, "mlstm": 5e-3}
 """Adam's at the beginning, for both ranges of a layer; 3e-3 for the others. With 3e-3 these three learn to
 count with few seeds or none: their decays begin near 1, and to flip a sign must cross to -1."""
 LENGTH, LONG, CALLS = 32, 128, 10
