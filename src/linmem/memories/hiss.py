@@ -51,9 +51,13 @@ class HiSS(AbstractMemory):
         position, fresh, held = jnp.where(start, 0, position), fresh | start, jnp.where(start, 0.0, held)
         low, fast = self.low.step(low, x, start | (position == 0))
         end = position == self.chunk - 1
-        after = self.high.step(high, jnp.where(end, fast, 0.0), fresh)
-        high, held = jax.tree.map(lambda new, old: jnp.where(end, new, old), after, (high, held))
-        return (low, high, (position + 1) % self.chunk, fresh & ~end, held), jnp.concatenate([fast, held])
+
+        def climb(high, fresh, held):
+            high, held = self.high.step(high, jnp.where(end, fast, 0.0), fresh)
+            return high, jnp.zeros_like(fresh), held
+
+        high, fresh, held = jax.lax.cond(end, climb, lambda *same: same, high, fresh, held)
+        return (low, high, (position + 1) % self.chunk, fresh, held), jnp.concatenate([fast, held])
 
     def unroll(self, state, xs, starts):
         low, high, position, fresh, held = state
