@@ -74,8 +74,10 @@ class STU(AbstractMemory):
 
     def step(self, state, x, start):
         rows = jnp.concatenate([jnp.where(start, 0.0, state), x[None]])
-        filtered = self.taps()[:, : len(rows)] @ rows[::-1]
-        return rows[1:], jnp.einsum("koi,ki->o", self.weights(), filtered)
+        latest = rows[::-1]
+        filtered = jax.lax.stop_gradient(self.filters) @ latest
+        read = jnp.einsum("koi,ki->o", self.mix, filtered) + jnp.einsum("koi,ki->o", self.direct, latest[:3])
+        return rows[1:], read
 
     def unroll(self, state, xs, starts):
         past, rows = len(state), jnp.concatenate([state, xs])
