@@ -23,7 +23,7 @@ from linmem.experiments import run as runs
 from linmem.experiments.config import RunConfig
 from linmem.experiments.deploy import Policy
 from linmem.experiments.evaluate import Episode, Words, episode, evaluate
-from linmem.experiments.run import episode_returns
+from linmem.experiments.run import episode_returns, mean_rewards
 from linmem.experiments.store import Folder, FolderError
 from linmem.memories import MEMORIES, AdaptiveLinearFilter, Belief, ExactLinearFilter, Trace
 from linmem.memories.gymnasium_wrapper import LinearFilterWrapper
@@ -243,6 +243,11 @@ def test_evaluation_is_repeatable_and_counts_the_same_number_of_episodes_in_ever
     returns = np.array([[[1, n], [n, 10], [2, n], [n, 20], [3, n]]], float)  # seed, time, actor
     assert episode_returns(returns) == ([(1 + 2 + 10 + 20) / 4], 4)
     assert episode_returns(returns[:, :1]) == (None, 0)
+
+
+def test_slots_that_do_not_act_do_not_count_in_the_mean_reward():
+    reward, acts = np.array([[[1.0], [2.0], [9.0]], [[4.0], [9.0], [9.0]]]), np.array([[1, 1, 0], [1, 0, 0]])
+    assert mean_rewards(reward, acts[..., None].astype(bool)) == [1.5, 4.0]
 
 
 def test_a_played_episode_is_a_course_of_the_world(finished):

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from ..agents import PPOConfig, ppo
 from ..core.registry import UnknownName
-from ..experiments.run import episodes
+from ..experiments.run import episodes, mean_rewards
 from ..memories import Encoded, Features, Layer, Residual
 from ..memories.base import AbstractMemory
 from ..reports.figures import PALETTE, STYLE, WIDTH, Picture
@@ -49,8 +49,8 @@ NAMES = {
 """What `linmem reproduce state-tracking` calls the layers that have both ranges."""
 RANGES = ("[0,1]", "[-1,1]")
 STEP_SIZES = {"mamba2": 1e-2, "gla": 1e-2, "mlstm": 5e-3}
-"""Adam's at the beginning, for both ranges of a layer; 3e-3 for the others. With 3e-3 these three learn to
-count with few seeds or none: their decays begin near 1, and to flip a sign must cross to -1."""
+"""Adam's at the beginning, for both ranges of a layer; ``PPOConfig``'s for the others, with which these three
+learn to count with few seeds or none: their decays begin near 1, and to flip a sign must cross to -1."""
 LENGTH, LONG, CALLS = 32, 128, 10
 COPIES = 64
 """of the world with LONG steps"""
@@ -94,17 +94,13 @@ def train(
         curve.append(np.asarray(metrics.reward).mean(axis=1))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), seeds)
     slots = episodes(Parity(length=LONG), state.policy, keys, COPIES, 2 * (LONG + 1))  # two, with their ends
-    longer = [
-        float(r[acts].mean())
-        for r, acts in zip(np.asarray(slots.reward), np.asarray(slots.acts), strict=True)
-    ]
     return {
         "layer": layer,
         "eigenvalues": eigenvalues,
         "seeds": seeds,
         "steps": updates * config.actors * config.unroll,
         "reward": curve[-1].tolist(),
-        "longer": longer,
+        "longer": mean_rewards(np.asarray(slots.reward), np.asarray(slots.acts)),
         "curve": np.stack(curve, axis=1).tolist(),
         "cpu_seconds": time.process_time() - began,
     }
@@ -173,7 +169,7 @@ def main(
         settings = {
             "layer": layer,
             "eigenvalues": eigenvalues,
-            "step_size": STEP_SIZES.get(layer, 3e-3),
+            "step_size": STEP_SIZES.get(layer, PPOConfig.step_size),
             "steps": steps,
             "seeds": seeds,
             "seed": seed,

@@ -36,7 +36,7 @@ _ASKED = "glibc.malloc.hugetlb=1"
 
 def pages() -> str:
     """The size of the pages that large arrays get, in words. New pages must be cleared and found at every
-    call, which takes a fifth of the time of long sequences where pages are small."""
+    call, which takes long sequences up to a third of their time where pages are small."""
     enabled = _KERNEL.read_text() if _KERNEL.exists() else ""
     waits = "[madvise]" in enabled
     if "[always]" in enabled or (waits and _ASKED in os.environ.get("GLIBC_TUNABLES", "")):

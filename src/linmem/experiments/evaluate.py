@@ -10,7 +10,7 @@ import numpy as np
 from ..measures.decoding import decode
 from ..worlds import resolve
 from ..worlds.model_files import is_model_name, read_model
-from .run import episode_returns, episodes, first_episode, load_policy
+from .run import episode_returns, episodes, first_episode, load_policy, mean_rewards
 from .store import Folder, FolderError
 
 EVALUATION = 2  # folded into the run's seed: other random numbers than training (0) and its evaluation (1)
@@ -81,8 +81,7 @@ def evaluate(
         loaded = time.perf_counter()
         keys = jax.random.split(_key(config.seed, seed), config.seeds)
         slots = episodes(world, policy, keys, actors, steps)
-        acts = np.asarray(slots.acts)
-        reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
+        reward = mean_rewards(np.asarray(slots.reward), np.asarray(slots.acts))
         returns, count = episode_returns(np.asarray(slots.returns))
         yield Evaluation(name, reward, returns, count, loaded - began, time.perf_counter() - loaded)
 

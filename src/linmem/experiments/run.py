@@ -262,8 +262,7 @@ def _evaluate(
 ) -> dict[str, object]:
     """Fresh episodes of every seed's trained agent, acting as it was trained to (it samples its actions)."""
     slots = roll(policy, jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds))
-    acts = np.asarray(slots.acts)
-    reward = [float(np.asarray(r)[a].mean()) for r, a in zip(slots.reward, acts, strict=True)]
+    reward = mean_rewards(np.asarray(slots.reward), np.asarray(slots.acts))
     result: dict[str, object] = {"event": "result", "memory": name, "reward": reward}
     result["returns"], result["episodes"] = episode_returns(np.asarray(slots.returns))
     if (card := world.card()) is not None:
@@ -286,6 +285,11 @@ def _evaluate(
         "decoding_error": [d.decoding_error for d in decoded],
         "total_variation": [d.total_variation for d in decoded],
     }
+
+
+def mean_rewards(reward: np.ndarray, acts: np.ndarray) -> list[float]:
+    """Of (seed, time, actor): each seed's mean over decisions; a slot that does not act earns nothing."""
+    return [float(r[a].mean()) for r, a in zip(reward, acts, strict=True)]
 
 
 def episode_returns(returns: np.ndarray) -> tuple[list[float] | None, int]:

@@ -53,7 +53,9 @@ class HiSS(AbstractMemory):
         end = position == self.chunk - 1
 
         def climb(high, fresh, held):
-            high, held = self.high.step(high, jnp.where(end, fast, 0.0), fresh)
+            # vmapped, both branches run, and the derivative of this one must be finite
+            x = jnp.where(end, fast, 0.0)
+            high, held = self.high.step(high, x, fresh)
             return high, jnp.zeros_like(fresh), held
 
         high, fresh, held = jax.lax.cond(end, climb, lambda *same: same, high, fresh, held)

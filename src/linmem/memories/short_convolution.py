@@ -99,6 +99,7 @@ def _causal_bwd(kept, g):
     def add(t, sums):
         return tuple(total + met(t, j) for j, total in enumerate(sums))
 
+    # eight steps a pass: of few channels, a pass costs more than a step's sums
     zeros = tuple(jnp.zeros_like(w) for w in weight)
     g_weight = jax.lax.fori_loop(0, len(xs), add, zeros, unroll=8)
     return jnp.stack(g_weight), g_xs, None
