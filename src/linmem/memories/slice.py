@@ -58,20 +58,32 @@ class AbstractSLiCE(AbstractMemory):
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
     out: Float[Array, "n out"]
-    out_size: eqx.AbstractVar[int]
-    group: eqx.AbstractClassVar[int | None]
-    """entries of the state that are scaled together; None for all"""
+    out_size: int = eqx.field(static=True)
+
+    def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
+        self._begin(size, state_size, 1, key)
+
+    def _begin(self, size: int, state_size: int, entries: int, key: PRNGKeyArray) -> None:
+        """With so many coefficients in each row of A(x), whose squares add up to 1 on average if inputs have
+        unit variance."""
+        a_key, first_key, bias_key, out_key = jax.random.split(key, 4)
+        transition = jax.random.normal(a_key, (size, state_size * entries))
+        self.transition = entries**-0.5 * transition / size**0.5
+        self.first = projection(first_key, size, state_size)
+        self.first_bias = jax.random.normal(bias_key, (state_size,))
+        self.out, self.out_size = projection(out_key, state_size, size), size
 
     @abc.abstractmethod
     def apply(self, coefficients: Float[Array, " c"], h: Float[Array, " n"]) -> Float[Array, " n"]:
         """A(x) h."""
 
     @abc.abstractmethod
-    def matrix(self, x: np.ndarray) -> np.ndarray:
+    def matrix(self, coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
         """A(x) written out (n, n), in float64 NumPy: the oracle."""
 
-    def _group(self, n: int) -> int:
-        return n if self.group is None else self.group
+    def group(self, n: int) -> int:
+        """How many of n entries of the state are scaled together."""
+        return n
 
     def init(self):
         return jnp.zeros(len(self.first_bias))
@@ -82,7 +94,7 @@ class AbstractSLiCE(AbstractMemory):
     def _advance(self, h, coefficients, first, start):
         moved = jnp.where(start, 0.0, h)
         h = jnp.where(start, first, moved + self.apply(coefficients, moved))
-        return scaled(h, self._group(len(h)))
+        return scaled(h, self.group(len(h)))
 
     def step(self, state, x, start):
         h = self._advance(state, *self._enter(x), start)
@@ -103,8 +115,8 @@ class AbstractSLiCE(AbstractMemory):
             if start:
                 h = x @ f(self.first) + f(self.first_bias)
             else:
-                h = h + self.matrix(x) @ h
-            groups = h.reshape(-1, self._group(len(h)))
+                h = h + self.matrix(x @ f(self.transition), x) @ h
+            groups = h.reshape(-1, self.group(len(h)))
             mean_square = (groups**2).mean(axis=1, keepdims=True)
             h = (groups / np.sqrt(np.where(mean_square > _SMALLEST, mean_square, 1.0))).reshape(-1)
             out.append(h @ f(self.out))
@@ -118,36 +130,14 @@ def scaled(h: Float[Array, " n"], group: int) -> Float[Array, " n"]:
     return (groups * jax.lax.rsqrt(jnp.where(mean_square > _SMALLEST, mean_square, 1.0))).reshape(-1)
 
 
-def _shared(
-    size: int, state_size: int, coefficients: int, std: float, key: PRNGKeyArray
-) -> tuple[Array, Array, Array, Array]:
-    """Initial transition, first, first_bias, out; A(x) has entries of deviation ``std`` for inputs of unit
-    variance."""
-    a_key, first_key, bias_key, out_key = jax.random.split(key, 4)
-    transition = std * jax.random.normal(a_key, (size, coefficients)) / size**0.5
-    bias = jax.random.normal(bias_key, (state_size,))
-    return transition, projection(first_key, size, state_size), bias, projection(out_key, state_size, size)
-
-
 class DiagonalSLiCE(AbstractSLiCE):
-    transition: Float[Array, "in n"]
-    first: Float[Array, "in n"]
-    first_bias: Float[Array, " n"]
-    out: Float[Array, "n out"]
-    out_size: int = eqx.field(static=True)
-    group = None
-
     def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
-        self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size, 1.0, key
-        )
-        self.out_size = size
+        super().__init__(size, state_size, key=key)
 
     def apply(self, coefficients, h):
         return coefficients * h
 
-    def matrix(self, x):
-        coefficients = _coefficients(self, x)
+    def matrix(self, coefficients, x):
         return np.diag(coefficients)
 
     @classmethod
@@ -158,26 +148,18 @@ class DiagonalSLiCE(AbstractSLiCE):
 class ComplexSLiCE(AbstractSLiCE):
     """``state_size`` is even: pairs (real, imaginary)."""
 
-    transition: Float[Array, "in n"]
-    first: Float[Array, "in n"]
-    first_bias: Float[Array, " n"]
-    out: Float[Array, "n out"]
-    out_size: int = eqx.field(static=True)
-    group = 2
-
     def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
         _refuse_uneven("ComplexSLiCE", state_size, 2)
-        self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size, 1.0, key
-        )
-        self.out_size = size
+        super().__init__(size, state_size, key=key)
+
+    def group(self, n):
+        return 2
 
     def apply(self, coefficients, h):
         (a, b), (re, im) = coefficients.reshape(-1, 2).T, h.reshape(-1, 2).T
         return jnp.stack([a * re - b * im, a * im + b * re], axis=1).reshape(-1)
 
-    def matrix(self, x):
-        coefficients = _coefficients(self, x)
+    def matrix(self, coefficients, x):
         return _block_diagonal([np.array([[a, -b], [b, a]]) for a, b in coefficients.reshape(-1, 2)])
 
     @classmethod
@@ -188,30 +170,21 @@ class ComplexSLiCE(AbstractSLiCE):
 class BlockSLiCE(AbstractSLiCE):
     """Blocks of size ``block``, which divides ``state_size``."""
 
-    transition: Float[Array, "in coefficients"]
-    first: Float[Array, "in n"]
-    first_bias: Float[Array, " n"]
-    out: Float[Array, "n out"]
     block: int = eqx.field(static=True)
-    out_size: int = eqx.field(static=True)
-    group = None
 
     def __init__(self, size: int, state_size: int, block: int = 4, *, key: PRNGKeyArray):
         _refuse_uneven("BlockSLiCE", state_size, block)
-        self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size * block, block**-0.5, key
-        )
-        self.block, self.out_size = block, size
+        self._begin(size, state_size, block, key)
+        self.block = block
 
-    def _group(self, n):
+    def group(self, n):
         return self.block
 
     def apply(self, coefficients, h):
         blocks = coefficients.reshape(-1, self.block, self.block)
         return jnp.sum(blocks * h.reshape(-1, 1, self.block), axis=-1).reshape(-1)
 
-    def matrix(self, x):
-        coefficients = _coefficients(self, x)
+    def matrix(self, coefficients, x):
         return _block_diagonal(coefficients.reshape(-1, self.block, self.block))
 
     @classmethod
@@ -222,24 +195,14 @@ class BlockSLiCE(AbstractSLiCE):
 class LowRankSLiCE(AbstractSLiCE):
     """Diagonal plus ``rank`` in each A_i."""
 
-    transition: Float[Array, "in n"]
-    """the diagonals"""
     left: Float[Array, "in n rank"]
     right: Float[Array, "in n rank"]
-    first: Float[Array, "in n"]
-    first_bias: Float[Array, " n"]
-    out: Float[Array, "n out"]
-    out_size: int = eqx.field(static=True)
-    group = None
 
     def __init__(self, size: int, state_size: int, rank: int = 2, *, key: PRNGKeyArray):
         diagonal_key, *keys = jax.random.split(key, 3)
-        self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size, 1.0, diagonal_key
-        )
+        super().__init__(size, state_size, key=diagonal_key)
         std = (size * rank * state_size) ** -0.25
         self.left, self.right = (std * jax.random.normal(k, (size, state_size, rank)) for k in keys)
-        self.out_size = size
 
     def _enter(self, x):
         coefficients, first = super()._enter(x)
@@ -250,10 +213,10 @@ class LowRankSLiCE(AbstractSLiCE):
         met = x[:, None] * jnp.tensordot(self.right, h, ([1], [0]))
         return diagonal * h + jnp.tensordot(self.left, met, ([0, 2], [0, 1]))
 
-    def matrix(self, x):
+    def matrix(self, coefficients, x):
         left, right = np.asarray(self.left, np.float64), np.asarray(self.right, np.float64)
         low_rank = sum(x_i * u @ v.T for x_i, u, v in zip(x, left, right, strict=True))
-        return np.diag(_coefficients(self, x)) + low_rank
+        return np.diag(coefficients) + low_rank
 
     @classmethod
     def example(cls, key, steps):
@@ -263,13 +226,7 @@ class LowRankSLiCE(AbstractSLiCE):
 class SparseSLiCE(AbstractSLiCE):
     """``entries`` entries in each row, at random columns that all A_i share."""
 
-    transition: Float[Array, "in coefficients"]
-    first: Float[Array, "in n"]
-    first_bias: Float[Array, " n"]
-    out: Float[Array, "n out"]
     columns: tuple[tuple[int, ...], ...] = eqx.field(static=True)
-    out_size: int = eqx.field(static=True)
-    group = None
 
     def __init__(self, size: int, state_size: int, entries: int = 4, *, pattern: int = 0, key: PRNGKeyArray):
         """``pattern`` is the seed of the columns."""
@@ -277,17 +234,13 @@ class SparseSLiCE(AbstractSLiCE):
             raise ValueError(f"entries is {entries}; a row of {state_size} has 1 to {state_size}")
         rng = np.random.default_rng(pattern)
         self.columns = tuple(tuple(rng.permutation(state_size)[:entries].tolist()) for _ in range(state_size))
-        self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size * entries, entries**-0.5, key
-        )
-        self.out_size = size
+        self._begin(size, state_size, entries, key)
 
     def apply(self, coefficients, h):
         columns = np.array(self.columns)
         return jnp.sum(coefficients.reshape(columns.shape) * h[columns], axis=1)
 
-    def matrix(self, x):
-        coefficients = _coefficients(self, x)
+    def matrix(self, coefficients, x):
         n, k = np.shape(self.columns)
         a = np.zeros((n, n))
         for row, column, value in zip(
@@ -304,26 +257,15 @@ class SparseSLiCE(AbstractSLiCE):
 class HadamardSLiCE(AbstractSLiCE):
     """``state_size`` is a power of 2."""
 
-    transition: Float[Array, "in n"]
-    first: Float[Array, "in n"]
-    first_bias: Float[Array, " n"]
-    out: Float[Array, "n out"]
-    out_size: int = eqx.field(static=True)
-    group = None
-
     def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
         if state_size < 1 or state_size & (state_size - 1):
             raise ValueError(f"state_size is {state_size}; a Walsh-Hadamard matrix needs a power of 2")
-        self.transition, self.first, self.first_bias, self.out = _shared(
-            size, state_size, state_size, 1.0, key
-        )
-        self.out_size = size
+        super().__init__(size, state_size, key=key)
 
     def apply(self, coefficients, h):
         return walsh_hadamard(coefficients * h)
 
-    def matrix(self, x):
-        coefficients = _coefficients(self, x)
+    def matrix(self, coefficients, x):
         n = len(coefficients)
         signs = [[(-1.0) ** bin(i & j).count("1") for j in range(n)] for i in range(n)]
         return np.array(signs) / math.sqrt(n) @ np.diag(coefficients)
@@ -340,10 +282,6 @@ def walsh_hadamard(x: Float[Array, " n"]) -> Float[Array, " n"]:
         a, b = jnp.moveaxis(x.reshape(-1, 2, half), 1, 0)
         x, half = jnp.stack([a + b, a - b], axis=1).reshape(-1), 2 * half
     return x / n**0.5
-
-
-def _coefficients(memory: AbstractSLiCE, x: np.ndarray) -> np.ndarray:
-    return x @ np.asarray(memory.transition, np.float64)
 
 
 def _block_diagonal(blocks) -> np.ndarray:
