@@ -1,9 +1,13 @@
 """The state-tracking command judges its rows as stated, and goes on where it stopped."""
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Int
 
+from linmem.agents.policy import ActorCritic
 from linmem.core.registry import UnknownName, options
 from linmem.evidence import parity_rl, state_tracking
 from linmem.evidence.state_tracking import (
@@ -21,8 +25,10 @@ from linmem.evidence.state_tracking import (
     targets_of,
 )
 from linmem.memories import MEMORIES
+from linmem.memories.base import AbstractMemory
 from linmem.memories.sd_ssm import SDSSM
 from linmem.memories.stack import Residual
+from linmem.worlds.spaces import Discrete
 
 CAN, CANNOT, OPEN = (
     Row("parity", "Mamba [-1,1]", 1, True),
@@ -186,3 +192,37 @@ def test_parity_rl_trains_every_layer_that_has_both_ranges():
     both = {name for name in MEMORIES.names() if "negative_eigenvalues" in options(MEMORIES[name])}
     assert set(parity_rl.NAMES) == both
     assert all(f"{name} {r}" in LAYERS for name in parity_rl.NAMES.values() for r in parity_rl.RANGES)
+
+
+class Counting(AbstractMemory):
+    """Scripted: 1 or -1 for the bit of the parity world over so many steps of an episode, then 0."""
+
+    steps: Int[Array, ""]
+    out_size: int = eqx.field(static=True, default=1)
+
+    def init(self):
+        return jnp.zeros((), int), jnp.zeros((), int)
+
+    def step(self, state, x, start):
+        count, bit = jax.tree.map(lambda part: jnp.where(start, 0, part), state)
+        bit = bit ^ x.observation
+        return (count + 1, bit), jnp.where(count < self.steps, 2.0 * bit - 1, 0.0)[None]
+
+    unroll = reference = example = None  # pyright: ignore  (an agent that acts needs none of them)
+
+
+def test_in_long_episodes_who_counts_over_those_of_training_only_guesses_the_rest():
+    @jax.vmap
+    def policies(steps):
+        memory = Counting(steps)  # pyright: ignore[reportCallIssue]
+        policy = ActorCritic(memory, Discrete(2), 1, key=jax.random.key(0))
+        sure = jnp.full((1, 1), 9.0), jnp.array([[-99.0], [99.0]])
+        return eqx.tree_at(lambda p: (p.actor.hidden.weight, p.actor.out.weight), policy, sure)
+
+    counting = jnp.array([0, parity_rl.LENGTH, parity_rl.LONG])
+    guesses, short, long = parity_rl.in_long_episodes(
+        policies(counting), jax.random.split(jax.random.key(1), len(counting))
+    )
+    guessed = 5 * (2 * parity_rl.COPIES * parity_rl.LONG) ** -0.5  # standard errors of a guess, worth 1 or -1
+    np.testing.assert_allclose([guesses, short, long], [0, parity_rl.FAILS, 1], atol=guessed)
+    assert long == 1

@@ -20,10 +20,12 @@ import equinox as eqx
 import jax
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Array, Key
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from ..agents import PPOConfig, ppo
+from ..agents.policy import ActorCritic
 from ..core.registry import UnknownName
 from ..experiments.run import episodes, mean_rewards
 from ..memories import Encoded, Features, Layer, Residual
@@ -93,17 +95,22 @@ def train(
         state, metrics = run(state)
         curve.append(np.asarray(metrics.reward).mean(axis=1))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), seeds)
-    slots = episodes(Parity(length=LONG), state.policy, keys, COPIES, 2 * (LONG + 1))  # two, with their ends
     return {
         "layer": layer,
         "eigenvalues": eigenvalues,
         "seeds": seeds,
         "steps": updates * config.actors * config.unroll,
         "reward": curve[-1].tolist(),
-        "longer": mean_rewards(np.asarray(slots.reward), np.asarray(slots.acts)),
+        "longer": in_long_episodes(state.policy, keys),
         "curve": np.stack(curve, axis=1).tolist(),
         "cpu_seconds": time.process_time() - began,
     }
+
+
+def in_long_episodes(policy: ActorCritic, keys: Key[Array, " seeds"]) -> list[float]:
+    """Mean reward per step of each seed's agent in two episodes of ``LONG`` steps of each copy."""
+    slots = episodes(Parity(length=LONG), policy, keys, COPIES, 2 * (LONG + 1))  # a slot more for each end
+    return mean_rewards(np.asarray(slots.reward), np.asarray(slots.acts))
 
 
 @mpl.rc_context(STYLE)
