@@ -169,6 +169,37 @@ def test_policy_iteration_value_iteration_and_evaluation_agree():
     assert np.allclose(blind(model)[1], policy_values(model, np.full(4, 1)))
 
 
+TO_AND_FRO = """
+discount: {discount}
+states: 2
+actions: 2
+observations: 2
+start: 0
+T: 0 : 0 : 0 1
+T: 1 : 0 : 1 1
+T: 0 : 1 : 0 1
+T: 1 : 1 : 1 1
+O: * : 0 : 0 1
+O: * : 1 : 1 1
+R: 0 : 0 : * : * {stay}
+R: 1 : 0 : * : * {go}
+R: 0 : 1 : * : * {back}
+"""
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+@pytest.mark.parametrize("discount", [0.0, 0.9, 0.9999999])
+def test_bounds_hold_whatever_the_discount_and_the_size_of_rewards(discount, size):
+    # to and fro earns 0.99 and 1.015 in turn, 0.0025 a step more than staying: little beside values near 1e7
+    rewards = {"stay": size, "go": 0.99 * size, "back": 1.015 * size}
+    model = loads(TO_AND_FRO.format(discount=discount, **rewards))
+    policies = [policy_values(model, np.array(actions)) for actions in itertools.product((0, 1), repeat=2)]
+    best = np.max(policies, axis=0)
+    np.testing.assert_allclose(optimal_action_values(model).max(axis=0), best, rtol=1e-12)
+    bounds = next(PointBasedSolver(model).solve(1e-5))
+    assert bounds.lower <= best[0] * (1 + 1e-12) and best[0] <= bounds.upper  # every state is seen
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_controller_is_worth_what_following_it_earns(seed):
     model, rng = random_model(seed), np.random.default_rng(seed)

@@ -193,11 +193,42 @@ def test_mistyped_names_list_the_known_ones_and_exit_2(capsys):
         (("run", "--agent", "dqn"), "unknown agent 'dqn'; known: ppo"),
         (("report", "/nowhere"), "/nowhere holds no config.json"),
         (("check", "json"), "name a class as module:Class"),
+        (("check", "./mine.py:Layer"), "name a class as module:Class"),
         (("check", "json:JSONDecoder"), "not a subclass of linmem.AbstractMemory"),
         (("bench",), "name what to measure"),
     ):
         code, _, err = command(*arguments, capsys=capsys)
         assert code == 2 and message in err, (arguments, code, err)
+
+
+def test_numbers_that_no_command_has_a_use_for_are_refused_in_a_sentence(finished, capsys):
+    folder = str(finished.path)
+    for arguments, message in (
+        (("evaluate", folder, "--actors", "0"), "--actors is 0; it must be at least 1"),
+        (("play", folder, "--steps", "-1"), "--steps is -1; it must be at least 1"),
+        (("play", folder, "--seed", "-1"), "--seed is -1; it must be one of 0 to 4294967295"),
+        (("solve", "tiger.POMDP", "--gap", "nan"), "--gap is nan; it must be a number, and not negative"),
+        (("gap", "tiger.POMDP", "--memory"), "no memory is named; name one at least"),
+        (("bench", "layers", "--steps", "256", "0"), "--steps is 0; it must be at least 1"),
+        (("bench", "memory", "--seeds", "0"), "--seeds is 0; it must be at least 1"),
+        (("reproduce", "signature", "--paths", "0"), "--paths is 0; it must be at least 1"),
+        (("run", "--checkpoint-seconds", "nan"), "--checkpoint-seconds is nan; it must be a number"),
+    ):
+        code, _, err = command(*arguments, capsys=capsys)
+        assert code == 2 and message in err, (arguments, code, err)
+
+
+@pytest.mark.parametrize("name", ["step_size", "max_gradient", "clip", "entropy_cost", "value_cost"])
+def test_a_learner_with_a_negative_or_unknown_setting_is_refused(name):
+    for value in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"{name} is {value}"):
+            PPOConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["gru@hidden=-1", "s5_ptd@hidden=1"])
+def test_a_memory_of_no_size_is_refused(name):
+    with pytest.raises(ValueError, match=r"hidden is -1; it must be at least 1|size is 0; conjugate pairs"):
+        MEMORIES[name].make(WORLDS["ringworld"].make(), 8, jax.random.key(0))
 
 
 @pytest.mark.parametrize("world", ["ringworld", "tmaze", "repeat_previous@level=hard", "cheese.POMDP"])
@@ -271,8 +302,11 @@ def test_check_names_the_promises_that_an_outside_layer_breaks(tmp_path, monkeyp
         "    def unroll(self, state, xs, starts):\n"
         "        return super().unroll(state, xs, jnp.zeros_like(starts))\n"
     )
+    (tmp_path / "unfinished.py").write_text("class Layer(:\n")
     monkeypatch.chdir(tmp_path)
     assert command("check", "their_layers:Good", capsys=capsys)[0] == 0
+    code, _, err = command("check", "unfinished:Layer", capsys=capsys)
+    assert code == 2 and "cannot load 'unfinished:Layer' (invalid syntax" in err
     code, out, _ = command("check", "their_layers:Leaky", capsys=capsys)
     assert code == 1
     assert re.search(r"broken nothing crosses a start", out) and re.search(r"kept +vmap is a loop", out)

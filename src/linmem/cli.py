@@ -3,11 +3,13 @@ that Python can call too."""
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -19,7 +21,30 @@ from .experiments.settings import ppo_of
 app = tyro.extras.SubcommandApp()
 
 
+def sensible(command: Callable[..., int]) -> Callable[..., int]:
+    """The command, with a sentence for numbers that none has a use for: counts below 1, seeds that JAX cannot
+    take, amounts that are negative or NaN."""
+
+    @wraps(command)
+    def checked(*args, **options):
+        for name, given in inspect.signature(command).bind(*args, **options).arguments.items():
+            for value in given if isinstance(given, tuple) else (given,):
+                option = f"--{name.replace('_', '-')} is {value}; it"
+                if isinstance(value, float) and not value >= 0:
+                    raise UsageError(f"{option} must be a number, and not negative")
+                if not isinstance(value, int) or isinstance(value, bool):
+                    continue
+                if name == "seed" and not 0 <= value < 2**32:
+                    raise UsageError(f"{option} must be one of 0 to {2**32 - 1}")
+                if name not in ("seed", "agent") and value < 1:
+                    raise UsageError(f"{option} must be at least 1")
+        return command(*args, **options)
+
+    return checked
+
+
 @app.command
+@sensible
 def run(
     config: OmitArgPrefixes[RunConfig],
     out: Path = Path("runs"),
@@ -88,6 +113,7 @@ def report(directory: Positional[Path]) -> int:
 
 
 @app.command
+@sensible
 def evaluate(
     directory: Positional[Path],
     memory: tuple[str, ...] = (),
@@ -134,6 +160,7 @@ def evaluate(
 
 
 @app.command
+@sensible
 def play(
     directory: Positional[Path],
     memory: str | None = None,
@@ -239,7 +266,7 @@ def check(layer: Positional[str]) -> int:
     sys.path.insert(0, os.getcwd())
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever happens while a module of somebody's is imported
         raise UsageError(f"cannot load '{layer}' ({error}); name a class as module:Class") from error
     if not (isinstance(cls, type) and issubclass(cls, AbstractMemory)):
         raise UsageError(f"'{layer}' is not a subclass of linmem.AbstractMemory")
@@ -258,6 +285,7 @@ def check(layer: Positional[str]) -> int:
 
 
 @app.command
+@sensible
 def solve(
     model: Positional[str],
     time: float = 60.0,
@@ -292,6 +320,7 @@ def solve(
 
 
 @app.command
+@sensible
 def gap(
     model: Positional[str],
     memory: tuple[str, ...] = ("none", "s5", "gru", "belief"),
@@ -368,7 +397,7 @@ def _model_from(path: Path):
         ) from error
     if transition.ndim == 2:
         return HMM(transition, emission, initial)
-    first = arrays.get("initial_emission", emission[0] if emission.ndim == 3 else None)
+    first = arrays.get("initial_emission", emission[0] if emission.ndim == 3 and len(emission) else None)
     return POMDP(transition, emission, np.zeros(transition.shape[-1]), initial, 1.0, first)
 
 
@@ -438,7 +467,8 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
 def _group_app(modules: dict[str, str]) -> tyro.extras.SubcommandApp:
     group = tyro.extras.SubcommandApp()
     for name, module in modules.items():
-        group.command(importlib.import_module(f".evidence.{module}", __package__).main, name=name)
+        command: Any = sensible(importlib.import_module(f".evidence.{module}", __package__).main)
+        group.command(command, name=name)
     return group
 
 

@@ -11,6 +11,7 @@ import pytest
 from linmem.tasks import (
     TASKS,
     AssociativeRecall,
+    Automaton,
     BracketArithmetic,
     Induction,
     ModularArithmetic,
@@ -82,6 +83,13 @@ def test_word_problems_multiply_permutation_matrices(name, group, order):
 def test_alternating_groups_hold_the_even_permutations_only():
     for p in alternating(5):
         assert np.linalg.det(np.eye(5)[list(p)]) == pytest.approx(1)
+
+
+def test_an_automaton_has_a_label_for_every_state():
+    assert Automaton(np.array([[1, 2, 0]]), np.array([0, 1, 1])).n_targets == 2
+    for reading in ([0, 1], [0, 1, -1]):
+        with pytest.raises(ValueError, match=r"reading is \[0, 1.*of each of 3 states"):
+            Automaton(np.array([[1, 2, 0]]), np.array(reading))
 
 
 def test_random_automata_are_simulated_and_reach_every_state():

@@ -107,6 +107,18 @@ def test_parity_of_short_sequences_is_learned():
     assert right.sum() / scored.sum() > 0.98
 
 
+def test_without_a_warm_up_the_first_step_learns():
+    fit, draw, m = Fit(warmup=0), TaskBatches(parity(), 5, LENGTH), model()
+    state, _ = eqx.filter_jit(advance)(fit, cross_entropy, draw, init(fit, m), jax.random.key(0), 1)
+    assert not np.array_equal(state.model.head.weight, m.head.weight)
+
+
+def test_a_batch_with_nothing_to_score_costs_nothing_and_teaches_nothing():
+    b = batch(1, 3, 4)._replace(mask=jnp.zeros((3, 4), bool))
+    value, gradient = eqx.filter_value_and_grad(mean_loss)(model(), cross_entropy, b)
+    assert value == 0 and all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
 class LastValue(eqx.Module):
     """Forecasting: the target at each step is the input before it."""
 

@@ -332,3 +332,12 @@ def test_a_problem_file_is_a_world_that_ends_where_nothing_is_left_to_earn():
     assert np.allclose(world.pomdp.transition, t_maze(5).dense().transition)
     with pytest.raises(UnknownName, match=r"shipped problems: .*tiger\.POMDP"):
         model_world("nowhere.POMDP")
+
+
+@pytest.mark.parametrize(("discount", "steps"), [(0, 1), (0.9, 44), (1, 1000)])
+def test_episodes_end_when_the_discount_leaves_nothing_of_rewards(discount, steps, tmp_path):
+    file = tmp_path / "coin.POMDP"
+    file.write_text(
+        f"discount: {discount}\nstates: 2\nactions: 1\nobservations: 1\nT: * uniform\nO: * uniform\n"
+    )
+    assert model_world(str(file)).episode_length == steps

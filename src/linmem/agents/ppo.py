@@ -28,6 +28,7 @@ Details that change results, numbered as they are marked in the code:
 The agent never asks which memory it holds.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -106,6 +107,12 @@ class PPOConfig:
             )
         if not self.reward_scale > 0:
             raise ValueError(f"reward_scale is {self.reward_scale}; it must be positive")
+        for name in ("step_size", "max_gradient", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive, and finite")
+        for name in ("entropy_cost", "value_cost"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         for name in ("discount", "trace"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it lies in [0, 1]")

@@ -110,9 +110,9 @@ def main(
     chosen = Suite(
         worlds or known.worlds,
         memories or known.memories,
-        seeds or known.seeds,
-        steps or known.steps,
-        memory_size or known.memory_size,
+        known.seeds if seeds is None else seeds,
+        known.steps if steps is None else steps,
+        known.memory_size if memory_size is None else memory_size,
     )
     jobs, root = chosen.jobs(), out / f"memory-{suite}"
     root.mkdir(parents=True, exist_ok=True)

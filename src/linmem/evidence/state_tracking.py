@@ -154,14 +154,14 @@ class Row:
 
 
 # A row that should fail has at least the steps that its solving twin needed, and its step size. GLA
-# has one of 1e-2, because with 3e-3 no seed learned the trained lengths.
+# and mLSTM have one of their own, because with 3e-3 no seed learned the trained lengths.
 ROWS: list[Row] = [
     Row("parity", "Mamba [-1,1]", 1, True),
     Row("parity", "Mamba [0,1]", 1, False, steps=500),
     Row("parity", "DeltaNet [-1,1]", 1, True),
     Row("parity", "DeltaNet [0,1]", 1, False),
-    Row("parity", "mLSTM [-1,1]", 1, True),
-    Row("parity", "mLSTM [0,1]", 1, False),
+    Row("parity", "mLSTM [-1,1]", 1, True, step_size=5e-3),
+    Row("parity", "mLSTM [0,1]", 1, False, step_size=5e-3),
     Row("Z_3", "SLiCE blocks of 4", 1, True),
     Row("Z_3", "SLiCE complex", 1, True),
     Row("Z_3", "DeltaProduct 2 [-1,1]", 1, True),
@@ -373,9 +373,9 @@ def table_of(records: Sequence[dict]) -> Table:
 
 
 def main(
-    seeds: int = 3,
+    seeds: int = 5,
     seed: int = 0,
-    seconds: float = 5400.0,
+    seconds: float = 9000.0,
     only: str = "",
     out: Path = Path("runs/state-tracking"),
     json: Path | None = None,

@@ -57,6 +57,8 @@ class RunConfig:
             raise ValueError(f"memory names one twice: {' '.join(self.memory)}")
         if self.snapshots < 0:
             raise ValueError(f"snapshots is {self.snapshots}; it is a number of times, 0 for none")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; it must fit 64 bits")
         for name in ("seeds", "steps", "evaluation_actors", "evaluation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

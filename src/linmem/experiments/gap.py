@@ -112,6 +112,8 @@ def gap_config(
     problem: str, memory: tuple[str, ...], seeds: int, steps: int, seed: int = 0
 ) -> tuple[RunConfig, dict[str, str]]:
     """The run of those memories that can be made for the problem, and why the others cannot."""
+    if not memory:
+        raise ValueError("no memory is named; name one at least")
     model, world = read_model(problem), model_world(problem)
     horizon(model.discount)
     refused: dict[str, str] = {}

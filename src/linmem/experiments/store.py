@@ -181,13 +181,15 @@ class Folder:
 
     def records(self) -> list[dict[str, Any]]:
         path = self.path / "records.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         whole = []
         for line in lines:
             try:
-                whole.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 continue  # cut short by a crash
+            if isinstance(record, dict) and "event" in record:
+                whole.append(record)
         return whole
 
     def finished(self) -> set[str]:

@@ -109,6 +109,7 @@ def perturb_then_diagonalise(epsilon: float = 0.1, hippo: Callable[[int], Hippo]
     """The eigenvalues of A + E with ||E||_2 = ``epsilon``, a backward-stable diagonalisation of A."""
 
     def init(size: int, key: PRNGKeyArray) -> Basis:
+        check_even(size)
         a, b, _, _ = hippo(size)
         noise = np.random.default_rng(size).standard_normal((size, size))
         return diagonalised(a + epsilon * noise / np.linalg.norm(noise, 2), b)

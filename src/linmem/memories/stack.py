@@ -173,6 +173,8 @@ class Learned:
         reward: bool = False,
         **options: Any,
     ) -> Encoded:
+        if hidden < 0:
+            raise ValueError(f"hidden is {hidden}; it must be at least 1, or 0 for the learner's size")
         size = hidden or size
         if self.residual:
             in_key, memory_key, block_key = jax.random.split(key, 3)

@@ -38,7 +38,7 @@ def _solve(transition: CSR, reward: np.ndarray, discount: float) -> np.ndarray:
     if n <= MOST_STATES_TO_FACTOR:
         return np.atleast_1d(np.asarray(spsolve((sp.eye_array(n) - discount * transition).tocsc(), reward)))
     values, bound = reward / (1 - discount), np.inf
-    while bound > 1e-10 * max(1.0, np.abs(values).max()):
+    while bound > 1e-10 * np.abs(values).max():
         following = reward + discount * (transition @ values)
         bound = np.abs(following - values).max() / (1 - discount)
         values = following
@@ -62,14 +62,19 @@ def value_iteration(model: SparsePOMDP, horizon: int) -> Float[np.ndarray, "m n"
 
 
 def optimal_action_values(model: SparsePOMDP) -> Float[np.ndarray, "m n"]:
-    """Q of the decision process with endless horizon, by policy iteration."""
+    """Q of the decision process with endless horizon, by policy iteration; at most rounding too large, and
+    never too small."""
     require_discount(model)
     rewards = model.expected_reward()
-    actions = rewards.argmax(axis=0)
+    actions, before = rewards.argmax(axis=0), -np.inf
     while True:
-        q = action_values(model, policy_values(model, actions, rewards), rewards)
-        kept = q[actions, np.arange(model.n_states)]
-        better = q.max(axis=0) > kept + 1e-9 * np.maximum(1, np.abs(kept))
-        if not better.any():
-            return q
-        actions = np.where(better, q.argmax(axis=0), actions)
+        values = policy_values(model, actions, rewards)
+        q = action_values(model, values, rewards)
+        # An advantage of 1e-9 a step is worth much where the discount is near 1: whatever is better is taken,
+        # until values no longer rise, when rounding alone is left.
+        better = q.max(axis=0) > q[actions, np.arange(model.n_states)]
+        if not better.any() or values.sum() <= before:
+            # no policy earns more than this above ``values``, however wrong they are
+            missed = max(0.0, float((q.max(axis=0) - values).max())) / (1 - model.discount)
+            return q + model.discount * missed
+        actions, before = np.where(better, q.argmax(axis=0), actions), values.sum()

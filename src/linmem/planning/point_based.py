@@ -101,7 +101,7 @@ class PointBasedSolver:
         self.emission = [table.tocoo() for table in model.emission]
         self.lower_vectors = _Columns(blind(model), np.arange(m))
         q = fib(model, tolerance=1e-4)
-        slack = 1e-9 * max(1.0, np.abs(q).max())  # linear systems are solved to rounding only
+        slack = 1e-9 * np.abs(q).max()  # linear systems are solved to rounding only
         self.upper_vectors = q + slack
         self.corners = self.upper_vectors.max(axis=0)
         self.points = _Points(model.n_states)
@@ -147,6 +147,8 @@ class PointBasedSolver:
             path.append(node)
             met.add(node)
             scale *= self.model.discount
+            if scale == 0:  # discount 0: no later step counts
+                break
             here = node.actions[best]
             following = [node.children[i] for i in here]
             excess = [

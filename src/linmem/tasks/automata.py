@@ -48,6 +48,10 @@ class Automaton(AbstractTask):
             )
         self.transition = transition
         self.reading = np.arange(states, dtype=np.int32) if reading is None else np.asarray(reading, np.int32)
+        if self.reading.shape != (states,) or self.reading.min() < 0:
+            raise ValueError(
+                f"reading is {self.reading.tolist()}; it holds a label, 0 or more, of each of {states} states"
+            )
 
     @property
     def n_tokens(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -133,7 +133,8 @@ class State(NamedTuple):
 
 
 def optimiser(fit: Fit) -> optax.GradientTransformation:
-    size = optax.linear_schedule(0.0, fit.step_size, fit.warmup)
+    # optax takes a warm-up of 0 steps for a step size of 0 for ever
+    size = optax.linear_schedule(0.0, fit.step_size, fit.warmup) if fit.warmup else fit.step_size
 
     def matrices(parameters):
         return jax.tree.map(lambda p: p.ndim > 1, parameters)
@@ -179,9 +180,10 @@ def advance(
 def mean_loss(
     model: SequenceModel, loss: Callable[[Array, Array], Array], batch: Batch
 ) -> Inexact[Array, ""]:
-    """Mean over the scored positions."""
+    """Mean over the scored positions; 0 if there is none."""
     outputs = jax.vmap(model)(batch.inputs, batch.starts)
-    return jnp.mean(loss(outputs, batch.targets), where=batch.mask)
+    total = jnp.sum(loss(outputs, batch.targets), where=batch.mask)
+    return total / jnp.maximum(jnp.sum(batch.mask), 1)
 
 
 def accuracy(model: SequenceModel, batch: Batch) -> tuple[Int[Array, " T"], Int[Array, " T"]]:

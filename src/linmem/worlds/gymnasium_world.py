@@ -138,7 +138,7 @@ def _make_copies(id: str, count: int) -> Any:
         return gymnasium.make_vec(
             id, num_envs=count, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}
         )
-    except (gymnasium.error.Error, ImportError) as error:
+    except Exception as error:  # whatever happens while a module of somebody's is imported
         raise ValueError(
             f"cannot make world 'gym:{id}': {error}. Ids of other packages are written gym:module:id"
         ) from error

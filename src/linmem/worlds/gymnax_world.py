@@ -89,14 +89,12 @@ def make(name: str) -> GymnaxWorld:
     if colon:
         try:
             made = getattr(importlib.import_module(module), attribute)
-            # The name may come from a run folder, which must not choose any function to call.
-            if not (isinstance(made, type) and hasattr(made, "step_env")):
-                raise ValueError(
-                    f"'gymnax:{name}' is no class with step_env; name one as gymnax:module:Class"
-                )
-            return GymnaxWorld(made())
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever happens while a module of somebody's is imported
             raise ValueError(f"cannot make world 'gymnax:{name}': {error}") from error
+        # The name may come from a run folder, which must not choose any function to call.
+        if not (isinstance(made, type) and hasattr(made, "step_env")):
+            raise ValueError(f"'gymnax:{name}' is no class with step_env; name one as gymnax:module:Class")
+        return GymnaxWorld(made())
     gymnax = import_gymnax(f"world 'gymnax:{name}'")
     if name not in gymnax.registered_envs:
         raise ValueError(f"unknown world 'gymnax:{name}'; known: {', '.join(gymnax.registered_envs)}")

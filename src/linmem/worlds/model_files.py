@@ -70,6 +70,7 @@ def model_world(name: str, episode_length: int | None = None) -> TableWorld:
     """
     model = read_model(name)
     if episode_length is None:
-        negligible = math.log(0.01) / math.log(model.discount) if 0 < model.discount < 1 else 1000
+        discount = model.discount
+        negligible = 1 if discount == 0 else 1000 if discount == 1 else math.log(0.01) / math.log(discount)
         episode_length = min(1000, math.ceil(negligible))
     return TableWorld(model.dense(), episode_length, model.terminal())
