@@ -291,6 +291,7 @@ def sb3(world: str, updates: int, seed: int, sizes: Sizes) -> Trained:
 CONTENDERS: dict[str, Contender] = {
     "linmem gru": ours("gru"),
     "linmem s5": ours("s5"),
+    "linmem ffm_geometric": ours("ffm_geometric"),
     "linmem gru separate": ours("gru", separate=True),
     "linmem s5 separate": ours("s5", separate=True),
     "linmem trace": ours("trace"),
