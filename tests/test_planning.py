@@ -200,6 +200,15 @@ def test_bounds_hold_whatever_the_discount_and_the_size_of_rewards(discount, siz
     assert bounds.lower <= best[0] * (1 + 1e-12) and best[0] <= bounds.upper  # every state is seen
 
 
+def test_without_a_future_the_best_guess_is_all():
+    text = "discount: 0\nstates: 2\nactions: 2\nobservations: 2\nT: * uniform\nO: * uniform\n"
+    model = loads(text + "R: 0 : 0 : * : * 1\nR: 1 : 1 : * : * 1\n")
+    solver = PointBasedSolver(model)
+    assert solver.bounds().relative_gap > 0
+    list(solver._trial(target=0.0))
+    assert solver.bounds().lower == 0.5 and solver.bounds().upper == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_controller_is_worth_what_following_it_earns(seed):
     model, rng = random_model(seed), np.random.default_rng(seed)
