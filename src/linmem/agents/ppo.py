@@ -107,10 +107,14 @@ class PPOConfig:
             )
         if not self.reward_scale > 0:
             raise ValueError(f"reward_scale is {self.reward_scale}; it must be positive")
-        for name in ("step_size", "max_gradient", "clip"):
+        for name in ("max_gradient", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive, and finite")
-        for name in ("entropy_cost", "value_cost"):
+        for name in (
+            "step_size",
+            "entropy_cost",
+            "value_cost",
+        ):  # with a step size of 0 agents stay as they are
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         for name in ("discount", "trace"):
