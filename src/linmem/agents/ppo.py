@@ -110,11 +110,7 @@ class PPOConfig:
         for name in ("max_gradient", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive, and finite")
-        for name in (
-            "step_size",
-            "entropy_cost",
-            "value_cost",
-        ):  # with a step size of 0 agents stay as they are
+        for name in ("step_size", "entropy_cost", "value_cost"):  # a step size of 0 leaves agents as they are
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
         for name in ("discount", "trace"):
