@@ -269,6 +269,19 @@ def test_minigrid_codes_are_read_as_names_and_popgym_worlds_are_found():
         assert (world.observation_space, world.action_space) == (observed, acts)
 
 
+def test_somebodys_world_that_cannot_be_made_is_said_in_a_sentence(tmp_path, monkeypatch):
+    world = "class World:\n    step_env = None\n\n    def __init__(self):\n        self.nothing\n"
+    (tmp_path / "broken_world.py").write_text(world)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, why in (
+        ("gymnax:broken_world:World", "'World' object has no attribute"),
+        ("gymnax:.x:World", "the 'package' argument is required"),
+        ("gym:.x:World-v0", "the 'package' argument is required"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot make world '{name}': {why}"):
+            resolve(name).make()
+
+
 def test_an_unknown_id_and_a_missing_library_say_what_to_do(monkeypatch):
     with pytest.raises(ValueError, match=r"cannot make world 'gym:CartPole-v9'.*gym:module:id"):
         resolve("gym:CartPole-v9").make()

@@ -21,7 +21,7 @@ from .experiments.settings import ppo_of
 app = tyro.extras.SubcommandApp()
 
 
-def sensible(command: Callable[..., int]) -> Callable[..., int]:
+def _sensible(command: Callable[..., int]) -> Callable[..., int]:
     """The command, with a sentence for numbers that none has a use for: counts below 1, seeds that JAX cannot
     take, amounts that are negative or NaN."""
 
@@ -44,7 +44,7 @@ def sensible(command: Callable[..., int]) -> Callable[..., int]:
 
 
 @app.command
-@sensible
+@_sensible
 def run(
     config: OmitArgPrefixes[RunConfig],
     out: Path = Path("runs"),
@@ -113,7 +113,7 @@ def report(directory: Positional[Path]) -> int:
 
 
 @app.command
-@sensible
+@_sensible
 def evaluate(
     directory: Positional[Path],
     memory: tuple[str, ...] = (),
@@ -160,7 +160,7 @@ def evaluate(
 
 
 @app.command
-@sensible
+@_sensible
 def play(
     directory: Positional[Path],
     memory: str | None = None,
@@ -285,7 +285,7 @@ def check(layer: Positional[str]) -> int:
 
 
 @app.command
-@sensible
+@_sensible
 def solve(
     model: Positional[str],
     time: float = 60.0,
@@ -320,7 +320,7 @@ def solve(
 
 
 @app.command
-@sensible
+@_sensible
 def gap(
     model: Positional[str],
     memory: tuple[str, ...] = ("none", "s5", "gru", "belief"),
@@ -467,7 +467,7 @@ def _groups() -> dict[str, tuple[str, dict[str, str]]]:
 def _group_app(modules: dict[str, str]) -> tyro.extras.SubcommandApp:
     group = tyro.extras.SubcommandApp()
     for name, module in modules.items():
-        command: Any = sensible(importlib.import_module(f".evidence.{module}", __package__).main)
+        command: Any = _sensible(importlib.import_module(f".evidence.{module}", __package__).main)
         group.command(command, name=name)
     return group
 

@@ -62,8 +62,8 @@ def value_iteration(model: SparsePOMDP, horizon: int) -> Float[np.ndarray, "m n"
 
 
 def optimal_action_values(model: SparsePOMDP) -> Float[np.ndarray, "m n"]:
-    """Q of the decision process with endless horizon, by policy iteration; at most rounding too large, and
-    never too small."""
+    """Q of the decision process with endless horizon, by policy iteration: an upper bound, and right, up to
+    rounding."""
     require_discount(model)
     rewards = model.expected_reward()
     actions, before = rewards.argmax(axis=0), -np.inf

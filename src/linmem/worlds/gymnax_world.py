@@ -89,12 +89,14 @@ def make(name: str) -> GymnaxWorld:
     if colon:
         try:
             made = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # whatever happens while a module of somebody's is imported
+            # The name may come from a run folder, which must not choose any function to call.
+            right = isinstance(made, type) and hasattr(made, "step_env")
+            world = GymnaxWorld(made()) if right else None
+        except Exception as error:  # whatever happens in somebody's module or class
             raise ValueError(f"cannot make world 'gymnax:{name}': {error}") from error
-        # The name may come from a run folder, which must not choose any function to call.
-        if not (isinstance(made, type) and hasattr(made, "step_env")):
+        if world is None:
             raise ValueError(f"'gymnax:{name}' is no class with step_env; name one as gymnax:module:Class")
-        return GymnaxWorld(made())
+        return world
     gymnax = import_gymnax(f"world 'gymnax:{name}'")
     if name not in gymnax.registered_envs:
         raise ValueError(f"unknown world 'gymnax:{name}'; known: {', '.join(gymnax.registered_envs)}")
