@@ -6,6 +6,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -100,6 +101,13 @@ def test_a_parameter_file_that_holds_code_is_refused(finished, tmp_path):
         np.save(file, np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(FolderError, match=r"cannot read .*none.eqx.*allow_pickle"):
         runs.load_policy(folder, "none")
+
+
+def test_lines_that_are_no_events_are_passed_over(finished, tmp_path):
+    spoilt = shutil.copytree(finished.path, tmp_path / "run")
+    with (spoilt / "records.jsonl").open("ab") as file:
+        file.write(b'3\n{}\n\xff\n{"event": "upd')
+    assert Folder.open(spoilt).records() == finished.records()
 
 
 def test_the_configuration_on_disk_is_complete(finished):
