@@ -252,6 +252,19 @@ def test_the_best_deterministic_reactive_policy_is_the_best_of_all(seed, first):
     assert stopped.value <= max(everyone) + 1e-9 <= stopped.upper + 2e-9
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_unit_of_rewards_changes_no_plan(seed, unit):
+    model = random_model(seed, n=4, m=2, k=3, discount=0.9)
+    scaled = replace(model, reward=Rules(model.reward.index, unit * model.reward.value))
+    one, other = best_deterministic(model), best_deterministic(scaled)
+    assert other.proven and other.value == pytest.approx(unit * one.value, rel=1e-9, abs=0)
+    np.testing.assert_array_equal(one.controller.action, other.controller.action)
+    exact, same = incremental_pruning(model, 3), incremental_pruning(scaled, 3)
+    np.testing.assert_array_equal(exact.actions, same.actions)
+    np.testing.assert_allclose(unit * exact.vectors, same.vectors)
+
+
 def test_chance_helps_who_cannot_see():
     # Two states that look alike: in each one action pays and changes sides, the other one costs and stays.
     alike = """discount: 0.9

@@ -17,7 +17,7 @@ from scipy.optimize import linprog
 from ..worlds.sparse import SparsePOMDP
 from .alpha import AlphaPolicy
 
-TOLERANCE = 1e-9  # a vector must be better by this somewhere, in units of the largest value
+TOLERANCE = 1e-9  # a vector must be better by this somewhere, in units of the largest entry
 MOST_VECTORS = 20_000
 
 
@@ -61,7 +61,8 @@ def undominated(vectors: Float[np.ndarray, "r n"]) -> list[int]:
     belongs to them. Ties are broken by the largest entry in the order of the states, so that the one kept is
     of use.
     """
-    slack = TOLERANCE * max(1.0, float(np.abs(vectors).max()))
+    # the linear programs' own tolerances are absolute
+    vectors, slack = vectors / (float(np.abs(vectors).max()) or 1.0), TOLERANCE
     order = np.lexsort(vectors.T[::-1]).tolist()
     waiting = [
         i for j, i in enumerate(order) if j == 0 or np.abs(vectors[i] - vectors[order[j - 1]]).max() > slack

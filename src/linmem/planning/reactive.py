@@ -30,16 +30,13 @@ ANY_ACTION = -1
 
 
 class Found(NamedTuple):
-    """A policy and its exact value; ``upper`` bounds the best of its kind, and equals the
-    value if it is proven."""
+    """A policy and its exact value. ``upper`` bounds the best of its kind; where the two agree up to rounding,
+    the policy is ``proven`` to be the best."""
 
     controller: Controller
     value: float
     upper: float
-
-    @property
-    def proven(self) -> bool:
-        return self.upper <= self.value + 1e-7 * max(1.0, abs(self.value))
+    proven: bool
 
 
 def best_deterministic(
@@ -68,6 +65,7 @@ class _Search:
             reach = more
         self.reach = reach.reshape(q, self.n)
         self.q, self.rng = q, np.random.default_rng(seed)
+        self.slack = 1e-9 * float(np.abs(self.evaluator.rewards).max())
 
     def run(self, most_nodes: int) -> Found:
         free = np.full(self.q, ANY_ACTION)
@@ -75,20 +73,18 @@ class _Search:
         best_policy, best = self._climb()
         bound, values, occupancy = self._relaxed(free)
         waiting, done = [(bound, free, values, occupancy)], 0
-        slack = 1e-9 * max(1.0, abs(best))
         while waiting:
             waiting.sort(key=lambda branch: branch[0])
             bound, fixed, q_values, occupancy = waiting.pop()
-            if bound <= best + slack or done >= most_nodes:
+            if bound <= best + self.slack or done >= most_nodes:
                 waiting.append((bound, fixed, q_values, occupancy))
                 break
             open_nodes = np.flatnonzero(fixed == ANY_ACTION)
             # Where seeing the state helped most, weighted by how often: there the bound is loosest.
             loss = [self._loss(q_values[:, i], occupancy[i]) for i in open_nodes]
             node = open_nodes[int(np.argmax(loss))] if len(open_nodes) else None
-            if (
-                node is None or max(loss) <= slack
-            ):  # one action per observation is enough: the bound is attained
+            if node is None or max(loss) <= self.slack:
+                # one action per observation is enough: the bound is attained
                 policy = np.where(
                     fixed == ANY_ACTION,
                     [self._common(q_values[:, i], occupancy[i]) for i in range(self.q)],
@@ -97,21 +93,21 @@ class _Search:
                 value = self._value(policy)
                 if value > best:
                     best_policy, best = policy, value
-                if bound <= value + 1e-7 * max(1.0, abs(value)):
-                    continue
-                if node is None:
+                if node is None or self._agree(bound, value):
                     continue
             for a in range(self.m):
                 branch = fixed.copy()
                 branch[node] = a
                 done += 1
                 bound, q_of, of = self._relaxed(branch)
-                if bound > best + slack:
+                if bound > best + self.slack:
                     waiting.append((bound, branch, q_of, of))
         upper = max([best, *(bound for bound, *_ in waiting)])
-        return Found(
-            Controller(np.eye(self.m)[best_policy], self.form.successor, self.form.initial), best, upper
-        )
+        controller = Controller(np.eye(self.m)[best_policy], self.form.successor, self.form.initial)
+        return Found(controller, best, upper, self._agree(upper, best))
+
+    def _agree(self, bound: float, value: float) -> bool:
+        return bound <= value + max(self.slack, 1e-7 * abs(value))
 
     def _common(self, q: Float[np.ndarray, "m n"], occupancy: Float[np.ndarray, " n"]) -> int:
         return int((q @ occupancy).argmax())
@@ -130,19 +126,19 @@ class _Search:
         choice = np.where(forced == ANY_ACTION, 0, forced)
         rewards = np.tile(self.evaluator.rewards, (1, self.q))
         pairs, discount = np.arange(size), self.model.discount
+        before = -np.inf
         while True:
             chain = self.stacked[choice * size + pairs]
             system = (sp.eye_array(size) - discount * chain).tocsc()
             values = np.asarray(spsolve(system, rewards[choice, pairs]))
             q = rewards + discount * (self.stacked @ values).reshape(self.m, size)
-            better = (q.max(axis=0) > q[choice, pairs] + 1e-9 * np.maximum(1, np.abs(values))) & (
-                forced == ANY_ACTION
-            )
-            if not better.any():
+            advantage = np.where(forced == ANY_ACTION, q.max(axis=0) - q[choice, pairs], 0.0)
+            if advantage.max() <= 0 or values.sum() <= before:  # as in ``mdp.optimal_action_values``
                 break
-            choice = np.where(better, q.argmax(axis=0), choice)
+            choice, before = np.where(advantage > 0, q.argmax(axis=0), choice), values.sum()
         occupancy = np.asarray(spsolve(system.T.tocsc(), self.start)).reshape(self.q, n)
-        return float(self.start @ values), q.reshape(self.m, self.q, n), occupancy
+        missed = max(0.0, float(advantage.max())) / (1 - discount)
+        return float(self.start @ values) + missed, q.reshape(self.m, self.q, n), occupancy
 
     def _climb(self, starts: int = 8) -> tuple[np.ndarray, float]:
         """Change one observation's action at a time while it helps, from several beginnings."""
@@ -158,7 +154,7 @@ class _Search:
                         changed = policy.copy()
                         changed[node] = a
                         other = self._value(changed)
-                        if other > value + 1e-9 * max(1.0, abs(value)):
+                        if other > value + self.slack:
                             policy, value, improved = changed, other, True
             if value > best:
                 best_policy, best = policy, value
@@ -188,4 +184,4 @@ def best_stochastic(
         found = minimize(loss, rng.normal(size=q * m), jac=True, method="L-BFGS-B", options={"maxiter": 300})
         if -found.fun > best:
             best, best_action = -float(found.fun), softmax(found.x.reshape(q, m), axis=1)
-    return Found(Controller(best_action, form.successor, form.initial), best, np.inf)
+    return Found(Controller(best_action, form.successor, form.initial), best, np.inf, False)
