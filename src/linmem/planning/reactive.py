@@ -30,8 +30,8 @@ ANY_ACTION = -1
 
 
 class Found(NamedTuple):
-    """A policy and its exact value. ``upper`` bounds the best of its kind; where the two agree up to rounding,
-    the policy is ``proven`` to be the best."""
+    """A policy and its exact value. ``upper`` bounds the best of its kind; where both are the same up to
+    rounding, the policy is ``proven`` to be the best."""
 
     controller: Controller
     value: float
