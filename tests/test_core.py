@@ -21,7 +21,7 @@ from linmem.core.algebra import (
     Switch,
     Switched,
 )
-from linmem.core.matrices import inverse, orthogonal, unitary
+from linmem.core.matrices import inverse, orthogonal, tridiagonal_product, tridiagonal_solve, unitary
 from linmem.core.registry import Registry, UnknownName
 from linmem.core.scan import scan
 
@@ -373,6 +373,18 @@ def test_random_matrices_are_orthogonal_and_unitary():
         np.testing.assert_allclose(small, np.eye(min(shape)), atol=1e-5)
     u = np.asarray(unitary(jax.random.key(1), 9))
     np.testing.assert_allclose(u @ u.conj().T, np.eye(9), atol=1e-5)
+
+
+def test_tridiagonal_systems_are_multiplied_and_solved_as_dense_ones(float64):
+    t = jax.random.normal(jax.random.key(0), (4, 3, 7)).at[:, 1].add(3.0)
+    t = t.at[:, 0, 0].set(jnp.nan).at[:, 2, -1].set(jnp.nan)  # outside of the matrix
+    x = jax.random.normal(jax.random.key(1), (4, 7))
+    dense = np.stack([np.diag(a[0, 1:], -1) + np.diag(a[1]) + np.diag(a[2, :-1], 1) for a in np.asarray(t)])
+    np.testing.assert_allclose(jax.vmap(tridiagonal_product)(t, x), np.einsum("bij,bj->bi", dense, x))
+    np.testing.assert_allclose(
+        jax.vmap(tridiagonal_solve)(t, x), np.linalg.solve(dense, np.asarray(x)[..., None])[..., 0], rtol=1e-9
+    )
+    np.testing.assert_allclose(tridiagonal_solve(t[0, :, 6:], x[0, 6:]), x[0, 6:] / t[0, 1, 6:])  # one row
 
 
 def test_the_inverse_and_its_derivative_agree_with_lapack(float64):

@@ -279,6 +279,22 @@ def test_s5_with_ptd_keeps_to_the_recurrence():
     unroll_is_the_reference(Perturbed)
 
 
+@pytest.mark.parametrize("init", [hippo.legs, hippo.legt])
+def test_lssl_begins_with_the_matrix_of_its_init_and_discretises_it(init, float64):
+    layer, own = LSSL(2, 20, key=KEY, init=init, alpha=0.3), init(20)
+    layer = eqx.tree_at(lambda m: m.log_step, layer, np.log(np.array([1e-3, 0.1])))
+    layer = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), layer)
+    for transition, into, step in zip(*layer.system(), (1e-3, 0.1), strict=True):
+        ahead = np.linalg.inv(np.eye(20) - 0.3 * step * own.a)
+        np.testing.assert_allclose(transition, ahead @ (np.eye(20) + 0.7 * step * own.a), atol=1e-5)
+        np.testing.assert_allclose(into, ahead @ (step * own.b), atol=1e-5)
+
+
+def test_lssl_refuses_a_matrix_without_its_structure():
+    with pytest.raises(ValueError, match="as LegS and LegT are"):
+        LSSL(2, 4, key=KEY, init=hippo.fout)
+
+
 def test_half_the_timescale_makes_lssl_see_a_signal_of_twice_the_samples_as_the_same():
     layer = eqx.tree_at(lambda m: m.d, LSSL(2, 6, key=KEY), jnp.zeros(2))
     finer = eqx.tree_at(lambda m: m.log_step, layer, layer.log_step - np.log(2))

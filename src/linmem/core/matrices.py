@@ -54,3 +54,32 @@ def _inverse_jvp(primals, tangents):
     (a,), (da,) = primals, tangents
     x = inverse(a)
     return x, -x @ da @ x
+
+
+def tridiagonal_product(t: Inexact[Array, "3 n"], x: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
+    """T x, where T has the rows of ``t`` below, on and above its diagonal: T[i, i-1], T[i, i] and T[i, i+1]
+    are t[0, i], t[1, i] and t[2, i], and t[0, 0] and t[2, -1] are not read."""
+    return t[1] * x + jnp.pad(t[0, 1:] * x[:-1], (1, 0)) + jnp.pad(t[2, :-1] * x[1:], (0, 1))
+
+
+def tridiagonal_solve(t: Inexact[Array, "3 n"], y: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
+    """The x of ``tridiagonal_product(t, x) = y``, by elimination in order: a pivot of 0 gives inf or NaN.
+
+    A sequence of n short steps, so this is for many systems side by side, under ``vmap``.
+    """
+
+    def eliminate(above, row):
+        above_ratio, above_value = above
+        (lower, diagonal, upper), value = row
+        pivot = diagonal - lower * above_ratio
+        above = upper / pivot, (value - lower * above_value) / pivot
+        return above, above
+
+    def substitute(x, row):
+        ratio, value = row
+        x = value - ratio * x
+        return x, x
+
+    zero = jnp.zeros_like(t[1, 0] * y[0])
+    rows = t.at[0, 0].set(0.0).at[2, -1].set(0.0).T, y
+    return jax.lax.scan(substitute, zero, jax.lax.scan(eliminate, (zero, zero), rows)[1], reverse=True)[1]
