@@ -55,6 +55,7 @@ def test_moves_are_one_permutation_for_all_actions_with_noise():
 def test_impossible_settings_are_named():
     for settings, message in (
         ({"states": 1}, "states is 1"),
+        ({"states": 1000}, "1000 states and 1000 actions are too many .* at most 223 states"),
         ({"eps": 1.5}, "eps is 1.5"),
         ({"concentration": 0.0}, "concentration is 0"),
     ):

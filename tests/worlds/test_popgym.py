@@ -308,6 +308,16 @@ def test_every_ship_lies_whole_and_apart_from_the_others():
     assert (ships.sum(1) == 12).all()
 
 
+def test_sizes_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"ships is \(\); name at least one"):
+        boards.Battleship(8, ())
+    with pytest.raises(ValueError, match="arms is 10 and steps 0"):
+        MultiarmedBandit(steps=0)
+    for game in (cards.RepeatFirst, cards.CountRecall, cards.Concentration):
+        with pytest.raises(ValueError, match="decks is 0"):
+            game(0)
+
+
 def test_an_unknown_level_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="level is 'hrad'; known: easy, medium, hard"):
         cards.repeat_first("hrad")

@@ -146,6 +146,7 @@ def test_beacons_that_tell_nothing_are_refused():
         ({"eps": 1.5}, "eps is 1.5"),
         ({"beacon_angles": ()}, "beacon_angles is empty"),
         ({"sharpness": np.nan}, r"emission\[0, 0\] is nan"),
+        ({"positions": 10**9}, "1000000000 states and 4 actions are too many .* at most 3535 states"),
         ({"episode_length": 0}, "episode_length is 0"),
     ],
 )

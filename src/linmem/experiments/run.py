@@ -28,7 +28,7 @@ from . import snapshot
 from .config import RunConfig
 from .devices import Devices, agreed
 from .snapshot import one_seed
-from .store import Folder
+from .store import Folder, FolderError
 
 CHUNKS = 80  # progress is shown, and a run can be stopped, about this many times per memory
 CHECKPOINT_SECONDS = 30.0
@@ -155,7 +155,12 @@ def _train(
     before, steps = np.zeros(()), np.zeros((), np.int64)
     resumed = (folder.path / saved).exists()
     if resumed:
-        state, before, steps = folder.load_tree(saved, (form, before, steps))
+        try:
+            state, before, steps = folder.load_tree(saved, (form, before, steps))
+        except FolderError as error:
+            raise FolderError(
+                f"{error}. Delete that file, and '{name}' is trained from its beginning"
+            ) from error
     first_call = int(state.update[0]) // size if resumed else 0
     folder.rewind(name, first_call * size)
     yield Compiling(name, resumed_at=first_call * size)

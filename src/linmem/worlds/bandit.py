@@ -36,6 +36,8 @@ class MultiarmedBandit(AbstractWorld):
     observation_space = Discrete(2)
 
     def __init__(self, arms: int = 10, steps: int = 200):
+        if arms < 1 or steps < 1:
+            raise ValueError(f"arms is {arms} and steps {steps}; both must be at least 1")
         self.arms, self.steps, self.action_space = arms, steps, Discrete(arms)
 
     def init(self, key):

@@ -48,6 +48,8 @@ class Battleship(AbstractWorld):
     observation_space = Discrete(2)
 
     def __init__(self, size: int = 8, ships: tuple[int, ...] = (2, 3, 3, 4)):
+        if not ships or min(ships) < 1:
+            raise ValueError(f"ships is {ships}; name at least one, each of at least 1 tile")
         if max(ships) > size:
             raise ValueError(f"a ship of {max(ships)} tiles does not fit on a board of size {size}")
         self.size, self.ships, self.action_space = size, ships, Discrete(size * size)

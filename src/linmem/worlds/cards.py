@@ -67,6 +67,11 @@ def full(kinds: int, cards: int) -> Left:
     return jnp.full(kinds, cards // kinds, jnp.int32)
 
 
+def _check(decks: int) -> None:
+    if decks < 1:
+        raise ValueError(f"decks is {decks}; a game needs at least 1")
+
+
 def _scored(right: Bool[Array, ""], scale: float) -> Array:
     return jnp.where(right, scale, -scale).astype(jnp.float32)
 
@@ -90,6 +95,9 @@ class AbstractDeck(AbstractWorld):
 
     decks: int = eqx.field(static=True)
     kinds: eqx.AbstractClassVar[int]
+
+    def __check_init__(self):
+        _check(self.decks)
 
     @property
     def cards(self) -> int:
@@ -269,6 +277,7 @@ class CountRecall(AbstractWorld):
     action_space: Discrete
 
     def __init__(self, decks: int = 1, kind: str = "colors"):
+        _check(decks)
         self.decks, self.kinds = decks, _kinds(kind)
         self.observation_space = MultiDiscrete((self.kinds, self.kinds), (2,))
         self.action_space = Discrete(CARDS * decks // self.kinds + 1)
@@ -325,6 +334,7 @@ class Concentration(AbstractWorld):
     action_space: Discrete
 
     def __init__(self, decks: int = 1, kind: str = "colors"):
+        _check(decks)
         self.decks, self.kinds = decks, _kinds(kind)
         if CARDS // self.kinds % 2:
             raise ValueError(

@@ -11,7 +11,7 @@ Muehlebach, 2026, arXiv:2605.31261, Theorem 5.7; the world around them is this l
 import numpy as np
 
 from .table_world import AbstractTabled, TableWorld
-from .tables import POMDP
+from .tables import POMDP, check_dense
 
 
 class PermutationWorld(AbstractTabled):
@@ -40,6 +40,7 @@ class PermutationWorld(AbstractTabled):
     ):
         if states < 2 or observations < 2:
             raise ValueError(f"states is {states} and observations {observations}; each must be at least 2")
+        check_dense(states, states)
         if not 0 <= eps <= 1:
             raise ValueError(f"eps is {eps}; probabilities lie in [0, 1]")
         if not concentration > 0:

@@ -11,14 +11,13 @@ Left open by the paper and chosen here: the slip law, the episode length, the be
 and its sharpness, the uniform initial distribution, the discount.
 """
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from .table_world import AbstractTabled, TableWorld
-from .tables import POMDP
+from .tables import POMDP, check_dense
 
 ACTIONS = ("CW1", "CW2", "CCW1", "CCW2")
 STEPS = (1, 2, -1, -2)
@@ -69,6 +68,7 @@ class RingWorld(AbstractTabled):
     ):
         if positions < 1:
             raise ValueError(f"positions is {positions}; a ring has at least 1")
+        check_dense(len(ACTIONS), positions)
         if len(beacon_angles) == 0:
             raise ValueError("beacon_angles is empty; a world has at least 1 observation")
         if slip not in SLIPS:
@@ -102,10 +102,11 @@ def _beacon_probabilities(
     pull = sharpness * np.cos(np.deg2rad(angles[:, None] - np.asarray(beacon_angles, float)))
     weights = np.exp(pull - pull.max(axis=1, keepdims=True))
     rows = weights / weights.sum(axis=1, keepdims=True)
-    for i, j in itertools.combinations(range(positions), 2):
-        if np.allclose(rows[i], rows[j], rtol=0, atol=1e-9):
+    for i, row in enumerate(rows):
+        twins = np.flatnonzero((np.abs(rows[i + 1 :] - row) <= 1e-9).all(axis=1))
+        if len(twins):
             raise ValueError(
-                f"positions {i + 1} and {j + 1} have the same beacon probabilities; use a sharpness above 0 "
+                f"positions {i + 1} and {i + 2 + twins[0]} have the same beacon probabilities; use a sharpness above 0 "
                 f"(it is {sharpness}) and beacon_angles without mirror symmetry (they are {beacon_angles})"
             )
     return rows

@@ -13,9 +13,8 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float
 
 from .rules import Rules, TooLarge
-from .tables import POMDP
+from .tables import MOST_DENSE, POMDP
 
-MOST_DENSE = 50_000_000  # entries of a dense table, 400 MB in float64
 Names = tuple[str, ...] | None
 CSR = Any  # a scipy.sparse.csr_array, whose types are too wide to check against
 

@@ -19,8 +19,19 @@ from .spaces import refuse
 Table = ArrayLike | Sequence
 Names = Sequence[str] | None
 
+MOST_DENSE = 50_000_000  # entries of a dense table, 400 MB in float64
 # How far from 1 a row may sum: the rounding of float32 tables passes, a typing error does not.
 ROW_TOLERANCE = 1e-5
+
+
+def check_dense(actions: int, states: int) -> None:
+    """Raises ValueError, before they are made, if transition tables of such a model would not fit into
+    memory."""
+    if actions * states**2 > MOST_DENSE:
+        raise ValueError(
+            f"{states} states and {actions} actions are too many for dense tables; with so many actions they "
+            f"hold at most {int((MOST_DENSE / actions) ** 0.5)} states"
+        )
 
 
 class Trajectory(NamedTuple):
