@@ -106,8 +106,8 @@ def _beacon_probabilities(
         twins = np.flatnonzero((np.abs(rows[i + 1 :] - row) <= 1e-9).all(axis=1))
         if len(twins):
             raise ValueError(
-                f"positions {i + 1} and {i + 2 + twins[0]} have the same beacon probabilities; use a sharpness above 0 "
-                f"(it is {sharpness}) and beacon_angles without mirror symmetry (they are {beacon_angles})"
+                f"positions {i + 1} and {i + 2 + twins[0]} have the same beacon probabilities; use a "
+                f"sharpness above 0 (it is {sharpness}) and beacon_angles without mirror symmetry (they are {beacon_angles})"
             )
     return rows
 
