@@ -107,7 +107,8 @@ def _beacon_probabilities(
         if len(twins):
             raise ValueError(
                 f"positions {i + 1} and {i + 2 + twins[0]} have the same beacon probabilities; use a "
-                f"sharpness above 0 (it is {sharpness}) and beacon_angles without mirror symmetry (they are {beacon_angles})"
+                f"sharpness above 0 (it is {sharpness}) and beacon_angles without mirror "
+                f"symmetry (they are {beacon_angles})"
             )
     return rows
 
