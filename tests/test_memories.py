@@ -32,7 +32,7 @@ def test_every_memory_keeps_every_promise(cls, promise, monkeypatch):
     promise(cls)
 
 
-@pytest.mark.parametrize("name", [*learned_layers(), "trace", "window"])
+@pytest.mark.parametrize("name", [*learned_layers(), "trace", "window", "window_trace"])
 def test_every_memory_that_reads_features_can_be_given_the_last_reward(name):
     def size(option):
         make = MEMORIES[name + option].make

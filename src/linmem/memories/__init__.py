@@ -17,6 +17,7 @@ from ..worlds.spaces import Discrete
 from ..worlds.tables import POMDP
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, LogForward, Viterbi, identity, viterbi_path
+from .beside import Beside
 from .deep_alf import PARTS, DeepALF, random_deep_alf
 from .deltanet import DeltaNet
 from .deltaproduct import DeltaProduct
@@ -88,6 +89,7 @@ __all__ = [
     "AbstractMemory",
     "AdaptiveLinearFilter",
     "Belief",
+    "Beside",
     "BlockSLiCE",
     "ComplexSLiCE",
     "DeepALF",
@@ -146,6 +148,7 @@ CONFORMING: list[type[AbstractMemory]] = [
     DeepALF,
     Trace,
     Window,
+    Beside,
     S5,
     S4,
     S4D,
@@ -287,16 +290,35 @@ def _hiss(size: int, key: PRNGKeyArray) -> AbstractMemory:
     return HiSS(low, high, 10)  # pyright: ignore[reportCallIssue]
 
 
-def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray, reward: bool = False) -> AbstractMemory:
+def _fixed(world: AbstractWorld, reward: bool, memory: Callable[[int], AbstractMemory]) -> AbstractMemory:
+    """A memory with nothing to learn, of as many inputs as a step has features, without encoder."""
     features = Features(world.observation_space, world.action_space, reward=reward)
-    return Encoded(features, None, Trace(features.size))  # pyright: ignore[reportCallIssue]
+    return Encoded(features, None, memory(features.size))  # pyright: ignore[reportCallIssue]
+
+
+def _trace(world: AbstractWorld, size: int, key: PRNGKeyArray, reward: bool = False) -> AbstractMemory:
+    return _fixed(world, reward, Trace)  # pyright: ignore[reportArgumentType]
 
 
 def _window(
     world: AbstractWorld, size: int, key: PRNGKeyArray, length: int = 8, reward: bool = False
 ) -> AbstractMemory:
-    features = Features(world.observation_space, world.action_space, reward=reward)
-    return Encoded(features, None, Window(features.size, length))  # pyright: ignore[reportCallIssue]
+    return _fixed(world, reward, lambda size: Window(size, length))  # pyright: ignore[reportCallIssue]
+
+
+def _window_trace(
+    world: AbstractWorld,
+    size: int,
+    key: PRNGKeyArray,
+    length: int = 4,
+    decays: tuple[float, ...] = (0.9, 0.97, 0.99),
+    reward: bool = False,
+) -> AbstractMemory:
+    def both(size: int) -> AbstractMemory:
+        window, traces = Window(size, length), Trace(size, decays)  # pyright: ignore
+        return Beside((window, traces))  # pyright: ignore[reportCallIssue]
+
+    return _fixed(world, reward, both)
 
 
 def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
@@ -379,6 +401,12 @@ MEMORIES.add(
     _window,
     "the last 8 inputs side by side (frame stacking)",
     "Mnih et al. 2015, doi:10.1038/nature14236",
+)
+MEMORIES.add(
+    "window_trace",
+    _window_trace,
+    "the last 4 inputs exactly, beside their averages at 3 slow rates",
+    "Mozer 1994, in Time Series Prediction, SFI Studies XV",
 )
 MEMORIES.add(
     "mamba",
