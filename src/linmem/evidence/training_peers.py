@@ -295,6 +295,7 @@ CONTENDERS: dict[str, Contender] = {
     "linmem gru separate": ours("gru", separate=True),
     "linmem s5 separate": ours("s5", separate=True),
     "linmem trace": ours("trace"),
+    "linmem window_trace": ours("window_trace"),
     "linmem deep_alf_random": ours("deep_alf_random"),
     # 64 complex numbers of state, as the others' 128
     "linmem deep_alf_random@states=64": ours("deep_alf_random@states=64"),
