@@ -13,6 +13,7 @@ import json
 import os
 import time
 import uuid
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,9 @@ def _queue(
     os.environ["NPROC"] = str(max(1, (os.cpu_count() or 1) // workers))
     try:
         # joblib does a queue for one worker in this process, which a crash would end.
-        with parallel_config(backend="loky", n_jobs=max(2, workers)):
+        with parallel_config(backend="loky", n_jobs=max(2, workers)), warnings.catch_warnings():
+            # Compiled programs add up, and a worker grown large is replaced between jobs. That is meant to be.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             Parallel(batch_size=1, pre_dispatch=workers)(each)  # pyright: ignore[reportArgumentType]
     finally:
         if before is None:
