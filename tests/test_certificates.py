@@ -347,6 +347,13 @@ def test_rate_and_bound_follow_from_xi_and_alpha_by_the_papers_formulas():
     assert not certificate.vacuous
 
 
+def test_with_one_recurrent_state_the_certificate_promises_nothing():
+    found = analyse(hmm([[0.9, 0.1], [0.9, 0.1]], [[0.9, 0.1], [0.1, 0.9]]))
+    assert found.certificates[0].bound == 0 and found.certificates[0].vacuous
+    assert found.recommended.filter == "belief" and "one state is recurrent" in found.recommended.reason
+    assert "transient states are left out" in str(found)
+
+
 def test_a_bound_of_one_or_more_is_called_vacuous():
     found = analyse(two_states(0.2, [[0.6, 0.4], [0.4, 0.6]]))
     assert found.certificates[0].bound > 1 and found.certificates[0].vacuous

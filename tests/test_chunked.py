@@ -113,6 +113,21 @@ def test_a_unit_lower_triangular_system_is_solved_with_its_derivative(size, floa
     np.testing.assert_allclose(d_w, differences, atol=1e-6 * (1 + np.abs(differences).max()))
 
 
+@pytest.mark.parametrize("log", [-1e3, -1e6, -1e30])
+def test_what_follows_a_decay_that_leaves_nothing_keeps_its_digits(log):
+    rng = np.random.default_rng(3)
+    q, k, v = (jnp.asarray(rng.normal(size=(24, 4)), jnp.float32) for _ in range(3))
+    xs = ScalarInputs(q, k, v, Decay(jnp.full(24, -0.3).at[3].set(log).at[14].set(log)))
+    arguments = ScalarDecay(), jnp.ones((4, 4)), xs, jnp.zeros(24, bool)
+    compare(jax.jit(lambda: in_chunks(*arguments))(), walk(*arguments), 1e-5)
+
+
+def test_an_empty_normalised_state_has_the_type_of_its_inputs(float64):
+    kernel, _, xs = example("normalised", np.random.default_rng(0), jnp.float64)
+    last, _ = walk(kernel, kernel.init(xs.k.shape[-1], xs.v.shape[-1]), xs, jnp.asarray(STARTS))
+    assert {leaf.dtype for leaf in last} == {jnp.dtype("float64")}
+
+
 def test_no_state_is_kept_for_every_step():
     steps, d = 4096, 32
     f = jnp.ones((steps, 1, d))

@@ -319,6 +319,33 @@ def test_bfloat16_inputs_accumulate_in_float32():
     assert float(last[0]) == 3000.0  # a bfloat16 sum of ones stops at 256
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_real_inputs_of_a_complex_recurrence_give_complex_states_and_right_gradients(method):
+    inputs = jnp.ones((4, 1))
+    transition = jnp.full((4, 1), 0.5 + 0.5j)
+    last, states = scan(Diagonal(), Element(transition, inputs), jnp.zeros(1, complex), method=method)
+    np.testing.assert_allclose(states[:, 0], [1, 1.5 + 0.5j, 1.5 + 1j, 1.25 + 1.25j])
+    assert last == states[-1]
+
+    def end(angle, inputs):
+        elements = Element(jnp.exp(1j * angle) * jnp.ones((4, 1)), inputs)
+        return jnp.real(scan(Diagonal(), elements, jnp.zeros(1, complex), method=method)[0][0])
+
+    by_angle, by_input = jax.grad(end, (0, 1))(0.7, inputs)
+    assert by_angle == pytest.approx(-sum(k * np.sin(0.7 * k) for k in range(4)), rel=1e-5)
+    np.testing.assert_allclose(by_input[:, 0], np.cos(0.7 * np.arange(4)[::-1]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_bfloat16_inputs_have_their_type(method):
+    half = lambda x: jnp.full((5, 3), x, jnp.bfloat16)  # noqa: E731
+    by_input = jax.grad(
+        lambda w: scan(Diagonal(), Element(half(0.5), w * half(1)), jnp.zeros(3), method=method)[0].sum()
+    )(jnp.ones(3, jnp.bfloat16))
+    assert by_input.dtype == jnp.bfloat16
+    np.testing.assert_allclose(by_input.astype(float), 1.9375)
+
+
 def test_a_constant_transition_is_stored_once_and_its_gradient_is_summed():
     a, b = jnp.full((1, B, N), 0.5), jnp.ones((T, B, N))
     loss = lambda a: jnp.sum(scan(Diagonal(), Element(a, b), jnp.zeros((B, N)))[1])  # noqa: E731

@@ -399,6 +399,8 @@ def test_a_numpy_trace_is_the_trace():
     xs = np.random.default_rng(0).uniform(-1, 1, (20, 3)).astype(np.float32)
     _, expected = eqx.filter_jit(memory.unroll)(memory.init(), jnp.asarray(xs), jnp.arange(20) == 0)
     np.testing.assert_allclose([mine(x, None) for x in xs], expected, atol=1e-6)
+    with pytest.raises(ValueError, match="observation has 1 numbers; this trace reads 3"):
+        mine(0.5, None)
 
 
 def test_the_wrapper_appends_the_features_of_the_episode_so_far():

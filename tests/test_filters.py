@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
 from linmem import (
     HMM,
@@ -18,6 +19,8 @@ from linmem import (
     Inputs,
     viterbi_path,
 )
+from linmem.memories import from_model
+from linmem.memories.linear_filter import example_nearly_permuted
 from linmem.memories.numpy_filter import NumpyFilter
 
 
@@ -153,6 +156,23 @@ def test_the_belief_is_what_enumerating_all_paths_gives(float64):
     np.testing.assert_allclose(got, weight / weight.sum(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [Belief, lambda model: AdaptiveLinearFilter(model, 0.1), from_model])
+def test_an_hmm_is_filtered_as_the_pomdp_of_one_action(make):
+    rng = np.random.default_rng(3)
+    model = HMM(rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(4), 3), rng.dirichlet(np.ones(3)))
+    same = POMDP(model.transition[None], model.emission, np.zeros(3), model.initial, 1.0)
+    xs = Inputs(jnp.array([0, 3, 1]), jnp.zeros(3, int), jnp.zeros(3))
+    np.testing.assert_array_equal(*(beliefs(make(each), xs, np.arange(3) == 0) for each in (model, same)))
+    with pytest.raises((TypeError, TypeCheckError), match=r"HMM.*POMDP"):
+        make(3)
+
+
+@pytest.mark.parametrize("logits", [np.zeros((3, 3)), np.zeros(2), np.array([0.0, np.nan, 0.0])])
+def test_first_logits_that_are_not_one_number_for_each_state_are_refused(logits):
+    with pytest.raises(ValueError, match=r"initial_logits is .*each of 3 states"):
+        AdaptiveLinearFilter(example_nearly_permuted(jax.random.key(0)), 0.1, logits)
+
+
 def test_viterbi_finds_the_best_of_all_paths(float64):
     rng = np.random.default_rng(3)
     model = HMM(rng.dirichlet(np.ones(3), 3), rng.dirichlet(np.ones(4), 3), rng.dirichlet(np.ones(3)))
@@ -164,6 +184,19 @@ def test_viterbi_finds_the_best_of_all_paths(float64):
 
     best = max((np.array(path) for path in itertools.product(range(3), repeat=7)), key=log_probability)
     np.testing.assert_array_equal(viterbi_path(model, jnp.asarray(o)), best)
+
+
+def test_where_best_paths_tie_viterbi_takes_one_of_them(float64):
+    swap = HMM([[0.0, 1.0], [1.0, 0.0]], np.full((2, 2), 0.5), [0.5, 0.5])
+    np.testing.assert_array_equal(viterbi_path(swap, jnp.array([0, 1, 0, 1])), [1, 0, 1, 0])
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        table = rng.integers(0, 3, (3, 3)) + np.eye(3)[rng.permutation(3)]
+        model = HMM(table / table.sum(1, keepdims=True), np.full((3, 2), 0.5), np.full(3, 1 / 3))
+        path = np.asarray(viterbi_path(model, jnp.zeros(5, int)))
+        moves = lambda path: np.prod(model.transition[path[:-1], path[1:]])  # noqa: B023, E731
+        best = max(moves(np.array(each)) for each in itertools.product(range(3), repeat=5))
+        assert moves(path) == pytest.approx(best, rel=1e-12)
 
 
 def test_a_sequence_that_no_path_explains_is_refused_at_the_step_where_that_shows():

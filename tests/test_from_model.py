@@ -99,10 +99,15 @@ def test_a_certificate_that_promises_nothing_gets_the_belief():
 
 
 def test_a_transient_state_with_an_impossible_observation_gets_the_belief_though_the_theorem_holds():
-    transition = (1 - 3e-5) * np.eye(3)[[[0, 2, 0]]] + 1e-5  # one action; state 0 is the only recurrent one
+    transition = (1 - 3e-5) * np.eye(3)[[[2, 0, 0]]] + 1e-5  # one action; state 1 is transient
     one = model(transition, zero=True)
     assert analyse(one).recommended.filter == "adaptive linear"
     assert type(from_model(one)) is Belief
+
+
+def test_a_forgetting_rate_of_deep_alf_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="delta is 2"):
+        MEMORIES["deep_alf@delta=2"].make(TableWorld(model(NEAR), 10), 0, jax.random.key(0))
 
 
 def test_a_first_observation_that_is_impossible_somewhere_gets_the_belief():

@@ -28,10 +28,21 @@ from linmem.memories import (
     SparseSLiCE,
 )
 from linmem.memories.longhorn import implicit_update
+from linmem.memories.short_convolution import ShortConvolution
 from linmem.memories.slice import walsh_hadamard
 from linmem.worlds import RingWorld
 
 KEY = jax.random.key(0)
+
+
+def test_a_convolution_of_bfloat16_has_gradients_of_bfloat16():
+    layer, xs = ShortConvolution(3, 2, key=jax.random.key(0)), jnp.ones((5, 3), jnp.bfloat16)
+    starts = jnp.zeros(5, bool)
+    slope = jax.grad(lambda x: layer.unroll(layer.init(), x * xs, starts)[1].astype(float).sum())(xs[0])
+    assert slope.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        slope.astype(float), 5 * layer.weight[0] + 4 * layer.weight[1], rtol=0.03, atol=0.02
+    )
 
 
 def test_checkpointed_scan_is_scan_with_any_chunk_and_any_remainder():

@@ -206,17 +206,43 @@ def test_an_offset_of_the_state_moves_outputs_for_ever_and_an_initial_state_does
 
     def best(parameters):
         """What is left of the shift by the best setting of 4 complex numbers, by least squares."""
-        columns = [parameters(unit) for unit in [*jnp.eye(4), *(1j * jnp.eye(4))]]
+        columns = [parameters(unit) for unit in jnp.eye(8).reshape(8, 2, 4)]
         matrix = np.stack([np.asarray(c).ravel() for c in columns], axis=1)
         target = np.tile(np.asarray(shift), steps)
         return np.mean((matrix @ np.linalg.lstsq(matrix, target, rcond=None)[0] - target) ** 2)
 
     zero = wrapped.init()
-    assert best(lambda unit: moved(unit.astype(zero.dtype), zero)) < 1e-6
-    assert best(lambda unit: moved(zero, unit.astype(zero.dtype))) > 0.5
+    assert best(lambda unit: moved(unit, zero)) < 1e-6
+    assert best(lambda unit: moved(wrapped.offset, jax.lax.complex(*unit))) > 0.5
     trained, frozen = eqx.partition(wrapped, wrapped.tunable())
-    assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == 4
+    assert sum(leaf.size for leaf in jax.tree.leaves(trained)) == 8
     assert len(jax.tree.leaves(frozen)) == len(jax.tree.leaves(memory))
+
+
+def test_an_offset_of_a_complex_state_is_found_by_gradient_descent():
+    memory, xs = S5.example(KEY, 50)
+    starts, wrapped = jnp.zeros(50, bool), StateOffset(memory)
+    features = lambda tuned: tuned.unroll(tuned.init(), xs, starts)[1]  # noqa: E731
+    right = features(eqx.tree_at(lambda m: m.offset, wrapped, jax.random.normal(KEY, (2, 4))))
+
+    @jax.jit
+    def descend(offset):
+        loss = lambda o: jnp.mean((features(eqx.tree_at(lambda m: m.offset, wrapped, o)) - right) ** 2)  # noqa: E731
+        value, slope = jax.value_and_grad(loss)(offset)
+        return value, offset - 0.05 * slope
+
+    first, offset = descend(wrapped.offset)
+    for _ in range(300):
+        last, offset = descend(offset)
+    assert last < 1e-3 * first
+
+
+def test_the_scale_of_a_latent_model_has_a_logarithm_however_small_it_is():
+    raw = jnp.array([0.0, -200.0, -14.0, -16.0, 3.0])
+    log_scale, slope = jax.vmap(jax.value_and_grad(lambda r: moments(jnp.stack([r, r]))[1][0]))(raw)
+    exact = np.log(np.log1p(np.exp(np.float64(raw))))
+    np.testing.assert_allclose(log_scale, exact, rtol=1e-6)
+    np.testing.assert_allclose(slope[1], 1.0)
 
 
 def test_a_latent_model_bounds_by_the_likelihood_less_the_divergence():

@@ -270,6 +270,24 @@ def test_dss_softmax_is_a_row_softmax_over_positions():
         np.testing.assert_allclose(eqx.filter_jit(layer.kernel)(7)[:, h], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_slow_mode_is_held_with_all_digits_and_so_is_its_derivative():
+    rates = np.array([1e-6, 1e-4, 1e-2, 1.0, 20.0, 29.0, 31.0, 1e3])  # 30 is where the series ends
+    for turn in (0.0, 5.0):
+        z = 1e-3 * (-rates + 1j * turn)
+        gain = lambda rate: diagonal.zoh(jax.lax.complex(-rate, turn), jnp.float32(1e-3))[1]  # noqa: B023, E731
+        got, slope = jax.jvp(jax.vmap(gain), (jnp.float32(rates),), (jnp.ones(8),))
+        exact = 1e-3 * np.where(abs(z) < 1e-3, 1 + z / 2 + z**2 / 6, np.expm1(z) / z)
+        np.testing.assert_allclose(got, exact, rtol=1e-5)
+        # d/dz (e^z - 1) / z = ((z - 1) e^z + 1) / z^2
+        by_z = np.where(abs(z) < 1e-3, 0.5 + z / 3 + z**2 / 8, ((z - 1) * np.exp(z) + 1) / z**2)
+        np.testing.assert_allclose(slope, -1e-6 * by_z, rtol=1e-3)
+
+
+def test_timescales_that_are_no_range_are_refused():
+    with pytest.raises(ValueError, match=r"begin between 0\.0 and 0\.1"):
+        S4D(2, 4, key=KEY, steps=(0.0, 0.1))
+
+
 def test_s5_with_ptd_keeps_to_the_recurrence():
     class Perturbed(S5):
         @classmethod

@@ -114,8 +114,10 @@ class Certificate:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the leading term says nothing about an error, which is at most 1."""
-        return self.bound is None or self.bound >= 1
+        """Whether the leading term says nothing about an error, which is at most 1. So it is with one
+        recurrent state, where it is 0: what is of order eps, the chance of a transient state, it leaves
+        out."""
+        return self.bound is None or self.bound >= 1 or not self.pair
 
 
 @dataclass(frozen=True)
@@ -294,6 +296,9 @@ def _recommend(
         action, each = next((a, t) for a, t in enumerate(transitions) if t.kind == NEITHER)
         reason = f"a state misses its likeliest successor with probability {each.eps:.3g}: no map is near"
         return Recommendation("belief", reason + _under(action, transitions))
+    if any(not each.pair for each in certificates):
+        reason = "one state is recurrent: the theorem says nothing of transient ones"
+        return Recommendation("belief", reason)
     usable = [(each.kappa, each) for each in certificates if each.kappa is not None]
     if usable:
         _, best = min(usable, key=lambda each: each[0])
@@ -324,7 +329,8 @@ def _rows(found: Analysis) -> Iterator[tuple[str, str]]:
         if each.kappa is not None:
             log = f"alpha > {each.alpha:.4g}, kappa = {each.kappa:.4g}"
             yield "", f"lambda = {each.rate:.4g}, delta = {each.delta:.4g}, {log}"
-            size = "vacuous, a bound of 1 or more" if each.vacuous else "leading term as eps -> 0"
+            vacuous = "a bound of 1 or more" if each.pair else "transient states are left out"
+            size = f"vacuous, {vacuous}" if each.vacuous else "leading term as eps -> 0"
             yield "", f"decoding error at most about kappa eps log(1/eps) = {each.bound:.3g} ({size})"
     use = found.recommended
     yield "recommended", use.filter + (f", delta = {use.delta:.4g}" if use.delta is not None else "")

@@ -75,6 +75,9 @@ def scan(
         raise ValueError(f"starts has shape {starts.shape}; must be (time, *batch) = {(steps, *batch)}")
     dtype = jnp.result_type(*(x for x in jax.tree.leaves(elements) if jnp.issubdtype(x.dtype, jnp.inexact)))
     initial = initial.astype(jnp.promote_types(_accumulator(dtype), initial.dtype))
+    if jnp.iscomplexobj(initial) and not jnp.iscomplexobj(elements.input):  # the states are complex
+        dtype = initial.dtype
+        elements = elements._replace(input=elements.input.astype(dtype))
     if steps == 0:
         return initial, jnp.zeros((0, *initial.shape), dtype)
     return _differentiable(algebra, method)(elements, initial, starts)
@@ -178,7 +181,8 @@ def element_gradient(algebra, elements, initial, starts, states, g):
 
     # Where nothing settles, dL/db_t is g_t whatever the state was: no copy to set one row.
     if isinstance(algebra.reading, Ordinary) and not algebra.reading.settles:
-        return Element(jax.tree.map(join, elements.transition, whole.transition, first.transition), g)
+        transition = jax.tree.map(join, elements.transition, whole.transition, first.transition)
+        return Element(transition, g.astype(elements.input.dtype))
     return jax.tree.map(join, elements, whole, first)
 
 

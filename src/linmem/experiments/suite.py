@@ -123,7 +123,7 @@ def _queue(
     try:
         # joblib does a queue for one worker in this process, which a crash would end.
         with parallel_config(backend="loky", n_jobs=max(2, workers)), warnings.catch_warnings():
-            # Compiled programs add up, and a worker grown large is replaced between jobs. That is meant to be.
+            # Compiled programs add up, and a worker grown large is replaced between jobs: nothing to mend.
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             Parallel(batch_size=1, pre_dispatch=workers)(each)  # pyright: ignore[reportArgumentType]
     finally:

@@ -259,6 +259,11 @@ def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray, states:
     return random_deep_alf(states, actions.n, observations.n, key=key)
 
 
+def _even(size: int) -> int:
+    """A state size near ``size`` that is made of pairs."""
+    return max(2, 2 * (size // 2))
+
+
 def _block(layer: Layer) -> Learned:
     """A maker from a layer of equal in and out size: encoder, then residual block."""
     return Learned(layer, residual=True)
@@ -281,12 +286,12 @@ def _signed(layer: Callable[..., AbstractMemory], negative: bool = False) -> Lea
 
 def _smr_s5(size: int, key: PRNGKeyArray) -> AbstractMemory:
     replay_key, memory_key = jax.random.split(key)
-    return StateMemoryReplay(size, S5(size, 2 * (size // 2), key=memory_key), key=replay_key)
+    return StateMemoryReplay(size, S5(size, _even(size), key=memory_key), key=replay_key)
 
 
 def _hiss(size: int, key: PRNGKeyArray) -> AbstractMemory:
     keys = jax.random.split(key, 4)
-    low, high = (Residual(S5(size, 2 * (size // 2), key=keys[i]), key=keys[i + 1]) for i in (0, 2))
+    low, high = (Residual(S5(size, _even(size), key=keys[i]), key=keys[i + 1]) for i in (0, 2))
     return HiSS(low, high, 10)  # pyright: ignore[reportCallIssue]
 
 
@@ -347,13 +352,13 @@ MEMORIES.add(
 )
 MEMORIES.add(
     "s5",
-    _block(lambda size, key: S5(size, 2 * (size // 2), key=key)),
+    _block(lambda size, key: S5(size, _even(size), key=key)),
     "diagonal state space, zero-order hold, residual block",
     "Smith et al. 2023, arXiv:2208.04933",
 )
 MEMORIES.add(
     "s5_ptd",
-    _block(lambda size, key: S5(size, 2 * (size // 2), key=key, init=ptd)),
+    _block(lambda size, key: S5(size, _even(size), key=key, init=ptd)),
     "S5 begun from a perturbed, then diagonalised HiPPO matrix",
     "Yu et al. 2023, arXiv:2310.01698",
 )

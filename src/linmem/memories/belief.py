@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ..core.algebra import AbstractAlgebra, Dense, Element, LogSumExp, MaxPlus, Switch, Switched
 from ..core.scan import scan
 from ..core.types import Inputs
-from ..worlds.tables import HMM, POMDP, refuse_outside
+from ..worlds.tables import HMM, POMDP, as_pomdp, refuse_outside
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 
 
@@ -43,7 +43,7 @@ def identity(l: Any) -> Any:
 
 
 class Belief(AbstractLinearMemory):
-    """The exact belief of a POMDP. Features (n,):
+    """The exact belief of a POMDP, or of an HMM, whose action is always 0. Features (n,):
     ``readout`` of the logits, by default their softmax, the belief.
 
     Reads ``Inputs`` with discrete observation and action. Its tables are known, not learned.
@@ -57,7 +57,8 @@ class Belief(AbstractLinearMemory):
     out_size: int = eqx.field(static=True)
     readout: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __init__(self, model: POMDP, readout: Callable[[Array], Array] = jax.nn.softmax):
+    def __init__(self, model: HMM | POMDP, readout: Callable[[Array], Array] = jax.nn.softmax):
+        model = as_pomdp(model)
         with np.errstate(divide="ignore"):  # log 0 = -inf: impossible
             self.log_transition = jnp.asarray(np.log(np.swapaxes(model.transition, 1, 2)))
             self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
@@ -111,7 +112,7 @@ class LogForward(Belief):
 
     algebra: ClassVar[AbstractAlgebra] = Switched(of=Dense(LogSumExp()))
 
-    def __init__(self, model: POMDP, readout: Callable[[Array], Array] = identity):
+    def __init__(self, model: HMM | POMDP, readout: Callable[[Array], Array] = identity):
         super().__init__(model, readout)
 
     def reference(self, xs, starts):
@@ -124,7 +125,7 @@ class Viterbi(Belief):
 
     algebra: ClassVar[AbstractAlgebra] = Switched(of=Dense(MaxPlus(projective=True)))
 
-    def __init__(self, model: POMDP):
+    def __init__(self, model: HMM | POMDP):
         super().__init__(model, readout=identity)
 
     def reference(self, xs, starts):
@@ -134,36 +135,38 @@ class Viterbi(Belief):
 def viterbi_path(model: HMM, observations: Int[Array, " T"]) -> Int[Array, " T"]:
     """The most probable sequence of hidden states, given the observations.
 
-    The derivative of the best path's log-probability in the log-emission met at each step and state is 1 on
-    the best path and 0 off it, so the backward pass of the max-plus scan is Viterbi's traceback. Where
-    several paths tie, the state with the smallest index is taken step by step.
+    The states of a max-plus scan are the log-probabilities of the best path into each state; from the best
+    one at the end, each step goes back to the state it came from. Of several, it is the one with the smallest
+    index.
 
     Raises ValueError naming an observation that the model does not have, or the first one that no path of
     positive probability explains; inside a transformation of JAX's nothing is checked.
     """
+    observations = jnp.asarray(observations)
     refuse_outside("observations", observations, model.n_observations)
     with np.errstate(divide="ignore"):
         log_T, log_E, log_pi = (
             jnp.asarray(np.log(a)) for a in (model.transition.T, model.emission, model.initial)
         )
 
-    def best(evidence):
-        scale = evidence.at[0].add(log_pi)
-        starts = jnp.arange(len(evidence)) == 0
-        input = jnp.where(starts[:, None], scale, -jnp.inf)
-        index = jnp.zeros((1,), jnp.int32)
-        elements = Element(Switch(log_T[None, None], index, evidence), input)
-        last, states = scan(Switched(of=Dense(MaxPlus())), elements, jnp.zeros(model.n_states), starts)
-        return jnp.max(last), jnp.isneginf(jnp.max(states, axis=-1))
-
-    on_path, impossible = jax.grad(best, has_aux=True)(log_E.T[observations])
+    evidence, starts = log_E.T[observations], jnp.arange(len(observations)) == 0
+    input = jnp.where(starts[:, None], evidence + log_pi, -jnp.inf)
+    elements = Element(Switch(log_T[None, None], jnp.zeros((1,), jnp.int32), evidence), input)
+    last, states = scan(Switched(of=Dense(MaxPlus())), elements, jnp.zeros(model.n_states), starts)
+    impossible = jnp.isneginf(jnp.max(states, axis=-1))
     if not isinstance(impossible, Tracer) and impossible.any():
         t = int(impossible.argmax())
         raise ValueError(
             f"observations[{t}] is {observations[t]}, which is impossible after those before it: "
             "no path has a positive probability"
         )
-    return jnp.argmax(on_path, axis=-1)
+
+    def back(reached, before):
+        came_from = jnp.argmax(before + log_T[reached])
+        return came_from, came_from
+
+    end = jnp.argmax(last)
+    return jnp.append(jax.lax.scan(back, end, states[:-1], reverse=True)[1], end)
 
 
 def example_model(key: PRNGKeyArray) -> POMDP:

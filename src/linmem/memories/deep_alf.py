@@ -109,6 +109,8 @@ def random_deep_alf(
         raise ValueError(f"Deep ALF was asked for with {states} states; it has at least 1")
     if wrong := known - PARTS:
         raise ValueError(f"Deep ALF has no part {sorted(wrong)}; known parts: {', '.join(sorted(PARTS))}")
+    if not 0 <= delta <= 1:
+        raise ValueError(f"delta is {delta}; the forgetting rate lies in [0, 1]")
     angle_key, v_key, e_key, delta_key = jax.random.split(key, 4)
     angle = jax.random.uniform(angle_key, (actions, states), minval=-np.pi, maxval=np.pi)
     v = unitary(v_key, states)

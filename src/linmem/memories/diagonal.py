@@ -187,9 +187,14 @@ Discretisation = Callable[[Array, Array], tuple[Array, Array]]
 
 
 def zoh(eigenvalues: Array, step: Array) -> tuple[Array, Array]:
-    """Zero-order hold: Abar = exp(Lambda Delta), Bbar = Lambda^-1 (Abar - 1) B."""
-    transition = jnp.exp(eigenvalues * step)
-    return transition, (transition - 1) / eigenvalues
+    """Zero-order hold: Abar = exp(Lambda Delta), Bbar = Lambda^-1 (Abar - 1) B.
+
+    Of a slow mode Abar - 1 would keep few digits, and its derivative none: there Bbar is a series."""
+    z = eigenvalues * step
+    slow = jnp.abs(z) < 0.03
+    transition = jnp.exp(z)
+    series = step * (1 + z / 2 * (1 + z / 3 * (1 + z / 4)))
+    return transition, jnp.where(slow, series, (transition - 1) / jnp.where(slow, 1.0, eigenvalues))
 
 
 def bilinear(eigenvalues: Array, step: Array) -> tuple[Array, Array]:
@@ -245,7 +250,10 @@ def _powers(a: Array, count: int) -> tuple[Array, Array]:
 
 
 def log_uniform(key: PRNGKeyArray, shape: tuple[int, ...], ends: tuple[float, float]) -> Float[Array, "..."]:
-    """Logarithms, uniform between those of ``ends``: how timescales Delta begin."""
+    """Logarithms, uniform between those of ``ends``: how timescales Delta begin. Raises ValueError for ends
+    that are not 0 < low <= high."""
+    if not 0 < ends[0] <= ends[1]:
+        raise ValueError(f"timescales begin between {ends[0]} and {ends[1]}; give 0 < low <= high")
     return jax.random.uniform(key, shape, minval=np.log(ends[0]), maxval=np.log(ends[1]))
 
 

@@ -56,7 +56,9 @@ class DSS(AbstractChannels):
         length: int | None = None,
         init: Init = legs_normal,
     ):
-        """length: the L over which DSS-softmax normalises; None for DSS-exp."""
+        """length: the L, at least 1, over which DSS-softmax normalises; None for DSS-exp."""
+        if length is not None and length < 1:
+            raise ValueError(f"length is {length}; DSS-softmax normalises over at least 1 step")
         init_key, w_key, d_key, step_key = jax.random.split(key, 4)
         eigenvalues = jnp.asarray(init(state_size, init_key).eigenvalues, jnp.complex64)
         self.log_decay, self.frequency = weights_of(eigenvalues, exp)

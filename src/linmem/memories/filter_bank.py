@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..worlds.tables import POMDP
+from ..worlds.tables import HMM, POMDP
 from .belief import example_inputs, identity
 from .linear_filter import AbstractPermutedFilter, AdaptiveLinearFilter, example_nearly_permuted
 
@@ -40,8 +40,8 @@ class FilterBank(AbstractPermutedFilter):
 
     rates: Float[Array, " r"]
 
-    def __init__(self, model: POMDP, rates: Sequence[float] = RATES):
-        if not rates:
+    def __init__(self, model: HMM | POMDP, rates: Sequence[float] = RATES):
+        if len(rates) == 0:
             raise ValueError("rates is empty; a bank needs at least one forgetting rate")
         for place, rate in enumerate(rates):
             if not 0 < rate <= 1:

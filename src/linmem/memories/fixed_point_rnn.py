@@ -11,7 +11,7 @@ Each pass is a diagonal recurrence. A fixed point h* obeys a dense one,
 
 so L interpolates from diagonal (L = 1) to dense. Q_t is a product of r generalised Householders,
 
-    Q_t = (I - alpha_1 u_1 u_1^T) ... (I - alpha_r u_r u_r^T),   |u| = 1, alpha in (0, 1),
+    Q_t = (I - alpha_r u_r u_r^T) ... (I - alpha_1 u_1 u_1^T),   |u| = 1, alpha in (0, 1),
 
 made from x_t and, through ``u_state`` and ``c_state``, from h^{l-1}_{t-1}: with it the fixed point is a
 nonlinear recurrence, as in the paper's models that track states best.
@@ -150,6 +150,6 @@ class FixedPointRNN(AbstractMemory):
                 carried = lambda_t * carried + (1 - lambda_t) * (Q @ b_x + (np.eye(n) - Q) @ h[t])
                 new[t] = carried
             h = new
-            before = np.stack([np.zeros(n) if starts[t] else h[t - 1] for t in range(len(xs))])
+            before = np.stack([np.zeros(n) if starts[t] or t == 0 else h[t - 1] for t in range(len(xs))])
         gates = np_silu(xs @ f(self.c) + before @ f(self.c_state))
         return (gates * h) @ f(self.out)

@@ -38,7 +38,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from ..certificates import analyse
 from ..core.algebra import AbstractAlgebra, Element, Ordinary, Permutation, Permuted
 from ..core.types import Inputs
-from ..worlds.tables import POMDP, deterministic_of, permutation_of
+from ..worlds.tables import HMM, POMDP, as_pomdp, deterministic_of, permutation_of
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, _softmax, example_inputs, identity
 
@@ -94,7 +94,8 @@ class ExactLinearFilter(AbstractPermutedFilter):
 
     algebra: ClassVar[AbstractAlgebra] = Permutation(Ordinary(shifted=True))
 
-    def __init__(self, model: POMDP, readout: Readout = jax.nn.softmax):
+    def __init__(self, model: HMM | POMDP, readout: Readout = jax.nn.softmax):
+        model = as_pomdp(model)
         self.source = jnp.asarray(np.stack([_source(a, T) for a, T in enumerate(model.transition)]))
         with np.errstate(divide="ignore"):  # log 0 = -inf: impossible
             self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
@@ -158,20 +159,25 @@ class AdaptiveLinearFilter(AbstractPermutedFilter):
 
     def __init__(
         self,
-        model: POMDP,
+        model: HMM | POMDP,
         delta: float,
-        initial_logits: Float[np.ndarray, " n"] | None = None,
+        initial_logits: ArrayLike | None = None,
         readout: Readout = identity,
     ):
         if not 0 <= delta <= 1:
             raise ValueError(f"delta is {delta}; the forgetting rate lies in [0, 1]")
+        model = as_pomdp(model)
         for name, table in (("emission", model.emission), ("initial_emission", model.initial_emission)):
             if (zeros := np.argwhere(table == 0)).size:
                 raise ValueError(
                     f"{name}{zeros[0].tolist()} is 0; the adaptive filter needs positive emissions "
                     "(mix a little of a uniform distribution in, or use Belief)"
                 )
-        w_0 = np.zeros(model.n_states) if initial_logits is None else np.asarray(initial_logits)
+        w_0 = np.zeros(model.n_states) if initial_logits is None else np.asarray(initial_logits, float)
+        if w_0.shape != (model.n_states,) or not np.isfinite(w_0).all():
+            raise ValueError(
+                f"initial_logits is {w_0.tolist()}; give a finite number for each of {model.n_states} states"
+            )
         self.source = jnp.asarray(np.stack([backbone_source(T) for T in model.transition]))
         self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
         self.log_first = jnp.asarray((1 - delta) * w_0 + delta * np.log(model.initial_emission.T))
@@ -217,7 +223,8 @@ class InitialStateFilter(AbstractMemory):
     log_first: Float[Array, "k n"]
     out_size: int = eqx.field(static=True)
 
-    def __init__(self, model: POMDP):
+    def __init__(self, model: HMM | POMDP):
+        model = as_pomdp(model)
         self.next_state = jnp.asarray(np.stack([_next_state(a, T) for a, T in enumerate(model.transition)]))
         with np.errstate(divide="ignore"):
             self.log_emission = jnp.asarray(np.log(np.moveaxis(model.emission, 2, 0)))
@@ -269,7 +276,9 @@ class InitialStateFilter(AbstractMemory):
         return np.stack(out)
 
 
-def from_model(model: POMDP) -> ExactLinearFilter | InitialStateFilter | AdaptiveLinearFilter | Belief:
+def from_model(
+    model: HMM | POMDP,
+) -> ExactLinearFilter | InitialStateFilter | AdaptiveLinearFilter | Belief:
     """The cheapest filter that loses nothing, or no more than a theorem says: after ``analyse``.
 
     | every transition is                  | filter               | features           |
@@ -283,7 +292,7 @@ def from_model(model: POMDP) -> ExactLinearFilter | InitialStateFilter | Adaptiv
     nothing; and where an emission is 0, also of a transient state or of the first observation's law, the
     filter cannot be made. The belief is taken then.
     """
-    model = _normalised(model)
+    model = _normalised(as_pomdp(model))
     found = analyse(model)
     match found.recommended.filter:
         case "exact linear":

@@ -111,7 +111,8 @@ def moments(out: Float[Array, "*T two_n"]) -> tuple[Array, Array]:
     """(mean, log of the scale) from what a network gives. The scale is a softplus: an exponential would feed
     on itself when a series is drawn, and run off."""
     mean, raw = jnp.split(out, 2, axis=-1)
-    return mean, jnp.log(jax.nn.softplus(raw))
+    # far below 0 softplus is exp, and underflows
+    return mean, jnp.where(raw < -15, raw, jnp.log(jax.nn.softplus(jnp.maximum(raw, -15))))
 
 
 def _before(xs: Float[Array, "T n"], starts: Bool[Array, " T"]) -> Float[Array, "T n"]:

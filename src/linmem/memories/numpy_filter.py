@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..worlds.tables import POMDP, refuse_outside
+from ..worlds.tables import HMM, POMDP, refuse_outside
 from .belief import Belief
 from .linear_filter import AbstractPermutedFilter, AdaptiveLinearFilter, ExactLinearFilter
 from .trace import Trace
@@ -41,12 +41,12 @@ class NumpyFilter:
         self.size, self.low, self.high = size, low, high
 
     @classmethod
-    def alf(cls, model: POMDP, delta: float) -> "NumpyFilter":
+    def alf(cls, model: HMM | POMDP, delta: float) -> "NumpyFilter":
         """The adaptive linear filter's logits (n,)."""
         return cls._permuted(AdaptiveLinearFilter(model, delta), _same, _same, -np.inf, np.inf)
 
     @classmethod
-    def exact_linear(cls, model: POMDP) -> "NumpyFilter":
+    def exact_linear(cls, model: HMM | POMDP) -> "NumpyFilter":
         """The belief (n,) of a model whose moves are permutations, by the exact linear filter."""
         return cls._permuted(ExactLinearFilter(model), _shifted, _softmax, 0.0, 1.0)
 
@@ -64,7 +64,7 @@ class NumpyFilter:
         return cls(recurrence, readout, filter.out_size, low, high)
 
     @classmethod
-    def belief(cls, model: POMDP) -> "NumpyFilter":
+    def belief(cls, model: HMM | POMDP) -> "NumpyFilter":
         """The exact belief (n,) of any model."""
         filter = Belief(model)
         log_T, log_E, log_first = map(
@@ -86,6 +86,8 @@ class NumpyFilter:
         keep = np.asarray(Trace.decays)[:, None]
 
         def recurrence(z, o, a):
+            if np.size(o) != size:
+                raise ValueError(f"observation has {np.size(o)} numbers; this trace reads {size}")
             before = np.zeros((len(keep), size)) if z is None else z
             return keep * before + (1 - keep) * np.ravel(o)
 

@@ -98,10 +98,11 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def unroll_is_the_reference(cls: type[AbstractMemory]) -> None:
-    """unroll gives what the paper's recurrence gives in float64."""
+    """unroll gives what the paper's recurrence gives in float64, also from ``init`` without a start."""
     memory, xs = _example(cls)
-    _, ys = _unroll(memory, memory.init(), xs, STARTS)
-    _same("unroll and reference", ys, memory.reference(xs, STARTS))
+    for starts in (STARTS, np.zeros_like(STARTS)):
+        _, ys = _unroll(memory, memory.init(), xs, starts)
+        _same("unroll and reference", ys, memory.reference(xs, starts))
 
 
 def unroll_is_stepping(cls: type[AbstractMemory]) -> None:

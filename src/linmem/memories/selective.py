@@ -53,6 +53,8 @@ class AbstractSelective(AbstractMemory):
     out_size: int = eqx.field(static=True)
 
     def __init__(self, size: int, state_size: int, channels: int, rate_bias: Array, *, key: PRNGKeyArray):
+        if state_size < 1:
+            raise ValueError(f"state_size is {state_size}; a channel has at least 1 number of state")
         keys = jax.random.split(key, 5)
         rank = -(-size // 16)
         self.enter = projection(keys[0], size, 2 * channels)

@@ -40,7 +40,7 @@ from jaxtyping import Array, Float
 
 from ..core.algebra import Diagonal, Element, Ordinary
 from ..core.scan import scan
-from ..worlds.tables import POMDP
+from ..worlds.tables import HMM, POMDP
 from .base import AbstractMemory
 from .belief import example_inputs
 from .filter_bank import RATES, FilterBank
@@ -55,7 +55,7 @@ class SelfTuningFilter(AbstractMemory):
 
     bank: FilterBank
 
-    def __init__(self, model: POMDP, rates: Sequence[float] = RATES):
+    def __init__(self, model: HMM | POMDP, rates: Sequence[float] = RATES):
         self.bank = FilterBank(model, rates)
 
     @property

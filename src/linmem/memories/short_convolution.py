@@ -102,7 +102,7 @@ def _causal_bwd(kept, g):
     # eight steps a pass: of few channels, a pass costs more than a step's sums
     zeros = tuple(jnp.zeros_like(w) for w in weight)
     g_weight = jax.lax.fori_loop(0, len(xs), add, zeros, unroll=8)
-    return jnp.stack(g_weight), g_xs, None
+    return jnp.stack(g_weight).astype(weight.dtype), g_xs.astype(xs.dtype), None
 
 
 _causal.defvjp(_causal_fwd, _causal_bwd)

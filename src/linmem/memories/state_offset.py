@@ -7,7 +7,9 @@ An initial state would be forgotten as A_t forgets; the offset acts at every ste
 
 | paper | here   | shape    | meaning                                       |
 |-------|--------|----------|-----------------------------------------------|
-| h'    | offset | as state | the only parameter to tune; 0 in the beginning |
+| h'    | offset | as state | the only parameter to tune, 0 in the beginning |
+
+The offset of a complex state is kept as its two parts, along a new first axis (``diagonal.parts``).
 
 Source: W. Kang, K. Galim, Y. Zeng, M. Lee, H. I. Koo, N. I. Cho, "State-offset Tuning: State-based
 Parameter-Efficient Fine-Tuning for State Space Models", 2025, arXiv:2503.03499 (the variant "h"); in the
@@ -19,9 +21,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Inexact, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .base import AbstractLinearMemory
+from .diagonal import parts
 from .prophecy import HippoProphecy
 
 
@@ -29,10 +32,11 @@ class StateOffset(AbstractLinearMemory):
     """The features of ``memory``, read from its state plus ``offset``."""
 
     memory: AbstractLinearMemory
-    offset: Inexact[Array, "..."]
+    offset: Float[Array, "..."]
 
     def __init__(self, memory: AbstractLinearMemory):
-        self.memory, self.offset = memory, jnp.zeros_like(memory.init())
+        empty = jnp.zeros_like(memory.init())
+        self.memory, self.offset = memory, parts(empty) if jnp.iscomplexobj(empty) else empty
 
     @property
     def algebra(self):  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -58,7 +62,8 @@ class StateOffset(AbstractLinearMemory):
         return self.memory.time_axes()
 
     def decode(self, h, x):
-        return self.memory.decode(h + self.offset, x)
+        offset = jax.lax.complex(*self.offset) if jnp.iscomplexobj(h) else self.offset
+        return self.memory.decode(h + offset, x)
 
     @classmethod
     def example(cls, key, steps):

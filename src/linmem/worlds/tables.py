@@ -230,6 +230,16 @@ class POMDP(eqx.Module):
         )
 
 
+def as_pomdp(model: HMM | POMDP) -> POMDP:
+    """The model itself, or the POMDP of one action, 0, and no reward that an HMM is."""
+    if isinstance(model, POMDP):
+        return model
+    if not isinstance(model, HMM):
+        raise TypeError(f"a filter is made from an HMM or a POMDP, not from {type(model).__name__}")
+    none = np.zeros((1, model.n_states))
+    return POMDP(model.transition[None], model.emission, none, model.initial, discount=1.0)
+
+
 def refuse_outside(name: str, indices: ArrayLike, size: int) -> None:
     """Raise ValueError naming the first index that is not one of 0 ... size - 1, and its place. Not where a
     trace hides them."""

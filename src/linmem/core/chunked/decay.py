@@ -69,6 +69,11 @@ class Cumulated(NamedTuple):
         return self.coarse + self.fine
 
 
+def limited(decay: Decay, steepest: float) -> Decay:
+    """With no step steeper than exp(-steepest)."""
+    return decay._replace(log=jnp.maximum(decay.log, -steepest))
+
+
 def cumulate(decay: Decay, began: Began) -> Cumulated:
     """L_t and sigma_t of a chunk, (C, ...)."""
     coarse, fine = _split(decay.log)

@@ -46,7 +46,7 @@ class Normalised(AbstractKernel):
     """State: matrix and normaliser, both divided by exp(stabiliser)."""
 
     def init(self, dk, dv):
-        return NormalisedState(jnp.zeros((dk, dv)), jnp.zeros(dk), jnp.asarray(_NOTHING, jnp.float32))
+        return NormalisedState(jnp.zeros((dk, dv)), jnp.zeros(dk), jnp.zeros(()) + _NOTHING)
 
     def step(self, state, x, start):
         matrix, normaliser = jnp.where(start, 0.0, state.matrix), jnp.where(start, 0.0, state.normaliser)

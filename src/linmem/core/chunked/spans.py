@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Began, Cumulated, Decay, causal, cumulate
+from .decay import Began, Cumulated, Decay, causal, cumulate, limited
+
+NOTHING = 1000.0  # exp(-1000) is 0 in any type, and sums over a chunk stay exact (decay.py)
 
 
 class Spans(NamedTuple):
@@ -16,7 +18,7 @@ class Spans(NamedTuple):
 
     @classmethod
     def of(cls, decay: Decay | None, began: Began) -> "Spans":
-        return cls(None if decay is None else cumulate(decay, began), began)
+        return cls(None if decay is None else cumulate(limited(decay, NOTHING), began), began)
 
     def between(self) -> Float[Array, "C C"]:
         """[t, s]: from s to t, for s <= t."""

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Began, Cumulated, Decay, causal, cumulate
+from .decay import Began, Cumulated, Decay, causal, cumulate, limited
 from .kernel import AbstractKernel
 
 STEEPEST = 20.0
@@ -60,10 +60,6 @@ class VectorDecay(AbstractKernel):
         )
         y = read @ xs.v + (from_state(cumulated, began) * q) @ state
         return ending(cumulated, began, state, k, xs.v), y
-
-
-def limited(decay: Decay, steepest: float) -> Decay:
-    return decay._replace(log=jnp.maximum(decay.log, -steepest))
 
 
 def signed(x: Float[Array, "C d"], cumulated: Cumulated) -> Float[Array, "C d"]:

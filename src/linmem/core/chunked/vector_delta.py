@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .decay import Began, Cumulated, Decay, causal, cumulate
+from .decay import Began, Cumulated, Decay, causal, cumulate, limited
 from .kernel import AbstractKernel
 from .triangular import solve_unit_lower
-from .vector_decay import STEEPEST, decayed_products, ending, from_state, limited, signed
+from .vector_decay import STEEPEST, decayed_products, ending, from_state, signed
 
 
 class VectorDeltaInputs(NamedTuple):
