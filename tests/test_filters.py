@@ -165,6 +165,11 @@ def test_an_hmm_is_filtered_as_the_pomdp_of_one_action(make):
     np.testing.assert_array_equal(*(beliefs(make(each), xs, np.arange(3) == 0) for each in (model, same)))
     with pytest.raises((TypeError, TypeCheckError), match=r"HMM.*POMDP"):
         make(3)
+    memory, wrong = make(model), xs._replace(observation=jnp.array([0, 4, 1]))
+    with pytest.raises(ValueError, match=r"observation\[1\] is 4; must be one of 0 \.\.\. 3"):
+        memory.unroll(memory.init(), wrong, jnp.arange(3) == 0)
+    with pytest.raises(ValueError, match=r"observation is -1; must be one of"):
+        memory.step(memory.init(), Inputs(jnp.array(-1), jnp.array(0), jnp.array(0.0)), jnp.array(True))
 
 
 @pytest.mark.parametrize("logits", [np.zeros((3, 3)), np.zeros(2), np.array([0.0, np.nan, 0.0])])

@@ -11,25 +11,33 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from .core.registry import UnknownName
 from .experiments.config import RunConfig, with_discount_of_file
 from .experiments.settings import ppo_of
+from .experiments.store import check_writable
 
 app = tyro.extras.SubcommandApp()
 
 
+WRITTEN_LAST = ("json", "markdown", "save")
+"""Options that name a file which is written when all is done, maybe after hours."""
+
+
 def _sensible(command: Callable[..., int]) -> Callable[..., int]:
     """The command, with a sentence for numbers that none has a use for: counts below 1, seeds that JAX cannot
-    take, amounts that are negative or NaN."""
+    take, amounts that are negative or NaN; and for a file that cannot be written, before all else is done."""
 
     @wraps(command)
     def checked(*args, **options):
         for name, given in inspect.signature(command).bind(*args, **options).arguments.items():
             for value in given if isinstance(given, tuple) else (given,):
                 option = f"--{name.replace('_', '-')} is {value}; it"
+                if isinstance(value, Path) and name in WRITTEN_LAST:
+                    check_writable(value)
                 if isinstance(value, float) and not value >= 0:
                     raise UsageError(f"{option} must be a number, and not negative")
                 if not isinstance(value, int) or isinstance(value, bool):
@@ -81,7 +89,12 @@ def run(
     from .experiments.watch import watch
 
     if resume is None:
-        config = with_discount_of_file(config)
+        asked, config = config.ppo.discount, with_discount_of_file(config)
+        if asked not in (config.ppo.discount, ppo_of(config.world).discount):
+            raise UsageError(
+                f"--discount is {asked:g}, and {config.world} has one of its own, {config.ppo.discount:g}; "
+                "leave the option out, or change the file"
+            )
         if writes():
             folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
         else:
@@ -93,7 +106,11 @@ def run(
         raise UsageError(f"--resume takes every setting from {resume}; leave the other options out")
     trackers = [TensorBoard(folder)] if tensorboard and writes() else []
     trackers += [WeightsAndBiases(folder, config, wandb)] if wandb is not None and writes() else []
-    finished = watch(config, folder, checkpoint_seconds, trackers, choose(devices, config.ppo))
+    try:
+        finished = watch(config, folder, checkpoint_seconds, trackers, choose(devices, config.ppo))
+    except ValueError:  # what was asked for cannot be
+        folder.discard_if_empty()
+        raise
     if writes():
         _report(folder.path)
     return 0 if finished else 130
@@ -204,14 +221,15 @@ def play(
 
 
 def _report(path: Path) -> None:
-    from rich.console import Console
-
     from .reports import read_run, summary, summary_table, to_rich, write_report
+    from .reports.tables import table_console
 
     rows = summary(read_run(path))
-    console = Console()
+    console = table_console()
     if rows:
         console.print(to_rich(summary_table(rows)))
+    else:
+        console.print("no memory is finished yet")
     console.print(f"report: {write_report(path)}", soft_wrap=True, highlight=False)
 
 
@@ -270,6 +288,12 @@ def check(layer: Positional[str]) -> int:
         raise UsageError(f"cannot load '{layer}' ({error}); name a class as module:Class") from error
     if not (isinstance(cls, type) and issubclass(cls, AbstractMemory)):
         raise UsageError(f"'{layer}' is not a subclass of linmem.AbstractMemory")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise UsageError(f"'{layer}' does not define {', '.join(missing)}")
+    try:
+        cls.example(jax.random.key(0), 3)
+    except Exception as error:  # the same would break every promise
+        raise UsageError(f"{layer}.example(key, 3) raises {type(error).__name__}: {error}") from error
     console, broken = Console(), 0
     for promise in PROMISES:
         try:
@@ -304,13 +328,11 @@ def solve(
     """
     from rich.console import Console
 
-    from .experiments.solve import check_writable, line, save_policy
+    from .experiments.solve import line, save_policy
     from .experiments.solve import solve as solve_in_time
     from .worlds.model_files import read_model
 
     console, problem = Console(soft_wrap=True), read_model(model)
-    if save is not None:
-        check_writable(save)
     policy, bounds, seconds, interrupted = solve_in_time(problem, time, gap, console)
     console.print(line(bounds, seconds), highlight=False)
     if save is not None:
@@ -510,6 +532,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         what = f"cannot read or write {error.filename} ({error.strerror})" if error.filename else error
         print(f"linmem: {what}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("linmem: interrupted; where rows are kept, the same command goes on", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # JAX's threads may still compute, and crash when Python ends under them
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"linmem: more memory is needed than there is ({error}); take smaller sizes", file=sys.stderr)
         code = 2
     sys.exit(code)
 

@@ -22,8 +22,8 @@ def world_of(name):
 
 @cache
 def play(name):
-    """COPIES runs of STEPS random actions, begun anew after each end: first observations, steps, hidden
-    states."""
+    """COPIES runs of STEPS random actions, begun anew after each end: first observations, outcomes, and moves
+    (hidden state, action, hidden state reached)."""
     world = world_of(name)
 
     @eqx.filter_jit
@@ -33,15 +33,16 @@ def play(name):
 
         def step(state, key):
             choose, move, again = jax.random.split(key, 3)
-            state, outcome = world.step(move, state, world.action_space.sample(choose))
-            hidden = world.hidden(state)
+            before, action = world.hidden(state), world.action_space.sample(choose)
+            state, outcome = world.step(move, state, action)
+            moved = before, action, world.hidden(state)
             over = outcome.terminated | outcome.truncated
             state = jax.tree.map(lambda new, old: jnp.where(over, new, old), world.init(again)[0], state)
-            return state, (outcome, hidden)
+            return state, (outcome, moved)
 
         state, observation = world.init(first)
-        _, (outcomes, hidden) = jax.lax.scan(step, state, jax.random.split(rest, STEPS))
-        return observation, outcomes, hidden
+        _, (outcomes, moves) = jax.lax.scan(step, state, jax.random.split(rest, STEPS))
+        return observation, outcomes, moves
 
     return run(world, jax.random.split(jax.random.key(0), COPIES))
 
@@ -102,16 +103,34 @@ def test_the_same_key_gives_the_same_step(name):
     assert eqx.tree_equal(one, other)
 
 
+def as_often(counts, probability):
+    """Whether counts are what the probabilities in rows give, by Pearson's chi-squared statistic, but for 5
+    standard deviations; what is impossible must not happen."""
+    expected = counts.sum(axis=-1, keepdims=True) * probability
+    common = expected >= 5  # of rarer ones the statistic is not chi-squared
+    statistic = ((counts - expected)[common] ** 2 / expected[common]).sum()
+    whole = common.any(axis=-1) & (common == (probability > 0)).all(axis=-1)  # such a row's counts are bound
+    freedom = common.sum() - whole.sum()
+    return (counts[probability == 0] == 0).all() and statistic <= freedom + 5 * np.sqrt(2 * freedom) + 1e-6
+
+
 @every_world
 def test_tables_and_hidden_states_agree_with_what_is_seen(name):
-    world, (_, outcomes, hidden) = world_of(name), play(name)
+    world, (_, outcomes, (before, action, reached)) = world_of(name), play(name)
     pomdp = world.tables()
     if pomdp is None:
-        assert hidden is None
+        assert before is None and reached is None
         return
     assert (world.action_space.n, world.observation_space.n) == (pomdp.n_actions, pomdp.n_observations)
-    assert hidden.dtype == jnp.int32
-    assert (pomdp.emission.max(axis=0)[np.asarray(hidden), np.asarray(outcomes.observation)] > 0).all()
+    assert before.dtype == reached.dtype == jnp.int32
+    s, a, to, seen, reward = (
+        np.asarray(x).ravel() for x in (before, action, reached, outcomes.observation, outcomes.reward)
+    )
+    moves, sights = np.zeros(pomdp.transition.shape), np.zeros(pomdp.emission.shape)
+    np.add.at(moves, (a, s, to), 1)
+    np.add.at(sights, (a, to, seen), 1)
+    assert as_often(moves, pomdp.transition) and as_often(sights, pomdp.emission)
+    np.testing.assert_allclose(reward, pomdp.reward[a, s, to], atol=1e-6)
 
 
 @every_world

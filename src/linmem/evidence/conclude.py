@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from ..reports.tables import Table, to_rich
+from ..reports.tables import Table, table_console, to_rich
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Evidence:
 def conclude(evidence: Evidence, json_path: Path | None) -> int:
     """Print the evidence, write it to ``json_path`` if given, and return the exit code:
     1 if a target is missed."""
-    console = Console()
+    console = table_console()
     console.print(to_rich(evidence.table))
     for remark in evidence.remarks:
         console.print(remark, highlight=False)

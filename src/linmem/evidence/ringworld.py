@@ -112,7 +112,7 @@ def train(config: RunConfig, folder: Folder, rows: Sequence[str]) -> bool:
         return True
     began, cpu = time.perf_counter(), time.process_time()
     try:
-        return watch(replace(config, memory=todo), folder)
+        return watch(replace(config, memory=todo), folder, again="the same command")
     finally:
         spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
         folder.append({"event": "session", "rows": todo} | spent)

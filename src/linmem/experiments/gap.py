@@ -157,7 +157,7 @@ def memory_gap(
     config, refused = gap_config(problem, memory, seeds, steps, seed)
     folder, model = Folder.create(out, config, command), read_model(problem)
     references = _references(folder, model, seconds, console)
-    if references is None or not watch(config, folder):
+    if references is None or not watch(config, folder, again="the same command"):
         return None
     done = tuple(_captured(folder, model, references, name, episodes, console) for name in config.memory)
     return Gap(problem, config, references, done, refused)

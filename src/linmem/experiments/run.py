@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ..agents import host, ppo
+from ..agents import AGENTS, host, ppo
 from ..agents.policy import ActorCritic
 from ..agents.rollout import Slot, begin, collect
 from ..measures.decoding import decode
@@ -28,7 +28,7 @@ from . import snapshot
 from .config import RunConfig
 from .devices import Devices, agreed
 from .snapshot import one_seed
-from .store import Folder, FolderError
+from .store import Folder
 
 CHUNKS = 80  # progress is shown, and a run can be stopped, about this many times per memory
 CHECKPOINT_SECONDS = 30.0
@@ -127,9 +127,10 @@ def _initial(config: RunConfig, name: str) -> tuple[AbstractWorld, jax.stages.Lo
     # The memory's name enters the key, so that its records do not depend on what else is run.
     key = jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
     make = MEMORIES[name].make
+    agent = AGENTS[config.agent].make
     return (
         world,
-        ppo.lower_init(config.ppo, world, make, size * calls, config.seeds),
+        agent.lower_init(config.ppo, world, make, size * calls, config.seeds),
         jax.random.split(key, config.seeds),
     )
 
@@ -148,6 +149,7 @@ def _train(
     config: RunConfig, folder: Folder, name: str, checkpoint_seconds: float, devices: Devices | None
 ) -> Iterator[Event]:
     size, calls = chunking(config.updates)
+    agent = AGENTS[config.agent].make
     world, lowered, keys = _initial(config, name)
     form = _form(lowered)
     saved = _checkpoint(name)
@@ -155,20 +157,15 @@ def _train(
     before, steps = np.zeros(()), np.zeros((), np.int64)
     resumed = (folder.path / saved).exists()
     if resumed:
-        try:
-            state, before, steps = folder.load_tree(saved, (form, before, steps))
-        except FolderError as error:
-            raise FolderError(
-                f"{error}. Delete that file, and '{name}' is trained from its beginning"
-            ) from error
+        state, before, steps = folder.load_tree(saved, (form, before, steps))
     first_call = int(state.update[0]) // size if resumed else 0
     folder.rewind(name, first_call * size)
     yield Compiling(name, resumed_at=first_call * size)
 
     began = time.perf_counter()
     with ThreadPoolExecutor(1) as pool:  # the first state compiles beside the training that will take it
-        first = None if resumed else pool.submit(lambda: lowered.compile(ppo.INIT_OPTIONS)(keys))
-        train = ppo.compile_train(config.ppo, world, size * calls, size, form, devices and devices.mesh)
+        first = None if resumed else pool.submit(lambda: lowered.compile(agent.INIT_OPTIONS)(keys))
+        train = agent.compile_train(config.ppo, world, size * calls, size, form, devices and devices.mesh)
         state = state if first is None else first.result()
         state = devices.place(state) if devices else state
     compile_seconds = time.perf_counter() - began

@@ -71,15 +71,6 @@ def _on_interrupt() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def check_writable(path: Path) -> None:
-    """Raises OSError now, not after the solving, if ``path`` cannot be written. What is there stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    existed = path.exists()
-    path.open("ab").close()
-    if not existed:
-        path.unlink()
-
-
 def save_policy(path: Path, model: SparsePOMDP, policy: AlphaPolicy, bounds: Bounds) -> None:
     """Plain arrays in a .npz file, written whole or not at all: vectors (r, n), actions (r,), initial (n,),
     discount, lower, upper."""

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -193,8 +194,9 @@ class Folder:
         return whole
 
     def finished(self) -> set[str]:
-        """Memories with a final evaluation."""
-        return {record["memory"] for record in self.records() if record["event"] == "result"}
+        """Memories with a final evaluation and their policies."""
+        done = {record["memory"] for record in self.records() if record["event"] == "result"}
+        return {name for name in done if (self.path / "params" / f"{name}.eqx").is_file()}
 
     def save_tree(self, name: str, tree: Any) -> None:
         """Save the arrays of a tree, in order; random keys as their integers."""
@@ -211,13 +213,24 @@ class Folder:
             cause: BaseException = error
             while cause.__context__ is not None:  # the outer ones only say where in the tree
                 cause = cause.__context__
-            raise FolderError(f"cannot read {self.path / name}: {cause}") from error
+            damaged = "it is damaged, or holds Python objects, which are never loaded"
+            why = damaged if "allow_pickle" in str(cause) else cause
+            raise FolderError(
+                f"cannot read {self.path / name}: {why}. Delete it if it is there, and "
+                f"`linmem run --resume {self.path}` trains this memory anew"
+            ) from error
         return jax.tree.map(
             lambda form, leaf: jax.random.wrap_key_data(leaf) if _is_key(form) else leaf, like, loaded
         )
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
+
+    def discard_if_empty(self) -> None:
+        """Delete the folder if it holds no more than ``create`` put there."""
+        files = {path.name for path in self.path.rglob("*") if path.is_file()}
+        if files <= {"config.json", "lock"}:
+            shutil.rmtree(self.path)
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         self.write(name, arrays_bytes(**arrays))
@@ -242,6 +255,9 @@ class Reader(Folder):
     def remove(self, name: str) -> None:
         pass
 
+    def discard_if_empty(self) -> None:
+        pass
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; when this returns it is on the disk. OSError names ``path``."""
@@ -261,6 +277,15 @@ def write_whole(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
         error.filename = str(path)  # a full disk names none
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError now, not after the work, if ``path`` cannot be written. What is there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    existed = path.exists()
+    path.open("ab").close()
+    if not existed:
+        path.unlink()
 
 
 def arrays_bytes(**arrays: Any) -> bytes:

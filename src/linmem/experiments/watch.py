@@ -22,9 +22,11 @@ def watch(
     checkpoint_seconds: float = run.CHECKPOINT_SECONDS,
     trackers: Sequence[AbstractTracker] = (),
     devices: Devices | None = None,
+    again: str | None = None,
 ) -> bool:
-    """Run ``config`` with live progress;
-    False if it was interrupted (its folder then says how far it came)."""
+    """Run ``config`` with live progress; False if it was interrupted (its folder then says how far it came).
+
+    again: what goes on from there, if not `linmem run --resume`."""
     follower = Follower(folder, trackers)
     console = Console(quiet=not writes())
     console.print(
@@ -60,7 +62,7 @@ def watch(
                 _show(bars, tasks[event.memory], event)
     except KeyboardInterrupt:
         console.print(
-            f"\ninterrupted; `linmem run --resume {folder.path}` goes on from there.",
+            f"\ninterrupted; {again or f'`linmem run --resume {folder.path}`'} goes on from there.",
             soft_wrap=True,
         )
         return False

@@ -121,17 +121,24 @@ class AbstractLinearMemory(AbstractMemory):
         over whole sequences have the faster derivative (``core/projection.py``)."""
         return jax.vmap(self.decode)(states, xs)
 
+    def check(self, xs: PyTree) -> None:
+        """Raises ValueError for inputs, of one step or of all, that are seen to be wrong; inside JAX's
+        transformations nothing is seen."""
+
     def time_axes(self) -> Any:
         """``vmap``'s out_axes for ``encode``: ``ONCE`` (None) marks a part that is the same at every step
         and is stored once."""
         return Element(PER_STEP, PER_STEP)
 
     def step(self, state, x, start):
+        self.check(x)
+        x, start = jax.tree.map(jnp.asarray, (x, start))  # plain Python numbers, too
         element = jax.tree.map(lambda leaf: leaf[None], self.encode(x, start))
         state, states = scan(self.algebra, element, state, start[None])
         return state, self.decode(states[0], x)
 
     def unroll(self, state, xs, starts):
+        self.check(xs)
         axes = self.time_axes()
         elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
         elements = jax.tree.map(

@@ -69,6 +69,9 @@ class Belief(AbstractLinearMemory):
     def init(self):
         return jnp.zeros(self.out_size)
 
+    def check(self, xs):
+        refuse_outside("observation", xs.observation, len(self.log_emission))
+
     def encode(self, x, start):
         log_transition, log_emission, log_first = jax.lax.stop_gradient(
             (self.log_transition, self.log_emission, self.log_first)

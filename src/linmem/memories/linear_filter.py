@@ -38,7 +38,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 from ..certificates import analyse
 from ..core.algebra import AbstractAlgebra, Element, Ordinary, Permutation, Permuted
 from ..core.types import Inputs
-from ..worlds.tables import HMM, POMDP, as_pomdp, deterministic_of, permutation_of
+from ..worlds.tables import HMM, POMDP, as_pomdp, deterministic_of, permutation_of, refuse_outside
 from .base import AbstractLinearMemory, AbstractMemory
 from .belief import Belief, _softmax, example_inputs, identity
 
@@ -61,6 +61,9 @@ class AbstractPermutedFilter(AbstractLinearMemory):
 
     def init(self):
         return jnp.zeros(self.out_size)
+
+    def check(self, xs):
+        refuse_outside("observation", xs.observation, len(self.log_emission))
 
     def encode(self, x, start):
         keep, gain, log_emission, log_first = jax.lax.stop_gradient(
@@ -240,6 +243,7 @@ class InitialStateFilter(AbstractMemory):
         return state, features[0]
 
     def unroll(self, state, xs, starts):
+        refuse_outside("observation", xs.observation, len(self.log_emission))
         log_emission, log_first = jax.lax.stop_gradient((self.log_emission, self.log_first))
         each = jnp.arange(self.out_size)
 

@@ -82,7 +82,9 @@ def _what_was_run(run: Run) -> str:
     seeds = {len(record["reward"]) for history in run.updates.values() for record in history[-1:]}
     steps = max((history[-1]["steps"] for history in run.updates.values()), default=0)
     if steps and len(seeds) == 1:
-        text += f" Each was trained from {seeds.pop()} random seeds, for up to {steps:,} environment steps."
+        (count,) = seeds
+        trained = f"trained from {count} random seed{'s' * (count != 1)}"
+        text += f" Each was {trained}, for up to {steps:,} environment steps."
     if run.unfinished:
         text += f"\n\nThis run is not finished: no final result yet for {_join(run.unfinished)}."
     return "\n\n".join([text, *run.notes])

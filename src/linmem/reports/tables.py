@@ -4,12 +4,14 @@ Every cell is formatted by `show`, so both renderings print the same digits.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Integral, Real
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -20,6 +22,9 @@ ORACLE = "belief"
 """The memory that knows the world: its reward is what perfect memory earns."""
 REACTIVE = "none"
 """The agent without memory: its reward is what memory adds nothing to."""
+
+WIDEST = 200
+"""Columns of a table that no terminal shows."""
 
 Cell = str | int | float | Interval | None
 
@@ -94,12 +99,18 @@ def show(cell: Cell, places: int = 3) -> tuple[str, str]:
     return str(cell), ""
 
 
+def table_console() -> Console:
+    """The terminal; for a file or a pipe, room for the widest table unless COLUMNS says how wide it is."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDEST)
+
+
 def to_rich(table: Table) -> RichTable:
-    """The table for the terminal."""
+    """The table for the terminal. What a narrow one has no room for goes on below; nothing is cut off."""
     rich = RichTable()
     for index, heading in enumerate(table.headings):
         # Text, not str: rich would read [brackets] in a name as markup.
-        rich.add_column(Text(heading), justify="left" if index == 0 else "right")
+        rich.add_column(Text(heading), justify="left" if index == 0 else "right", overflow="fold")
     for row in table.rows:
         rich.add_row(*(Text(" ".join(filter(None, show(cell, table.places)))) for cell in row))
     return rich

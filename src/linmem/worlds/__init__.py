@@ -37,7 +37,7 @@ from .gymnax_world import GymnaxWorld
 from .labyrinth import Labyrinth, escape, explore
 from .latent_mdp import LatentMDP
 from .locks import CombinationLock, Revealing
-from .model_files import is_model_name, model_world
+from .model_files import is_model_name, model_world, read_model
 from .parity import Parity
 from .permutation import PermutationWorld
 from .probes import (
@@ -51,6 +51,7 @@ from .probes import (
 )
 from .ringworld import RingWorld
 from .spaces import Box, Dict, Discrete, MultiDiscrete
+from .sparse import SparsePOMDP
 from .table_world import TableState, TableWorld
 from .tables import HMM, POMDP, Trajectory, deterministic_of, permutation_of
 from .tmaze import TMaze
@@ -185,13 +186,16 @@ __all__ = [
     "RepeatPrevious",
     "Revealing",
     "RingWorld",
+    "SparsePOMDP",
     "TMaze",
     "TableState",
     "TableWorld",
     "Trajectory",
     "TruncationProbe",
     "deterministic_of",
+    "model_world",
     "permutation_of",
+    "read_model",
     "resolve",
     "title",
 ]

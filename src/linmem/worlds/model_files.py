@@ -1,5 +1,6 @@
 """Problems by name: a file of the user's, in either format, or one that the package ships."""
 
+import difflib
 import hashlib
 import math
 from importlib import resources
@@ -39,9 +40,11 @@ def read_model(name: str, *, strict: bool = False) -> SparsePOMDP:
         if name in GENERATED:
             return GENERATED[name]()
         if name not in shipped():
-            known = ", ".join(shipped())
+            stems = {each.split(".")[0]: each for each in shipped()}
+            near = difflib.get_close_matches(name.split("/")[-1].split(".")[0], stems, n=1, cutoff=0.5)
+            meant = f"did you mean '{stems[near[0]]}'? " if near else ""
             raise UnknownName(
-                f"cannot read '{name}' ({error.strerror}); shipped problems: {known}"
+                f"cannot read '{name}' ({error.strerror}); {meant}shipped problems: {', '.join(shipped())}"
             ) from error
         data = (resources.files("linmem.worlds") / "problems" / name).read_bytes()
     if len(data) > MOST_BYTES:

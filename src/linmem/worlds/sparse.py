@@ -12,8 +12,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float
 
-from .rules import Rules, TooLarge
-from .tables import MOST_DENSE, POMDP
+from .rules import ANY, Rules, TooLarge
+from .tables import MOST_DENSE, POMDP, Table
 
 Names = tuple[str, ...] | None
 CSR = Any  # a scipy.sparse.csr_array, whose types are too wide to check against
@@ -55,6 +55,23 @@ class SparsePOMDP:
                 check_rows(place, matrix, role, self.state_names)
         if abs(self.initial.sum() - 1) > ROUNDING or (self.initial < 0).any():
             raise ValueError(f"initial sums to {self.initial.sum():.6g}; it must be a distribution")
+
+    @classmethod
+    def from_arrays(
+        cls, transition: Table, emission: Table, reward: Table, initial: Table, discount: float
+    ) -> "SparsePOMDP":
+        """The problem of dense arrays, as ``POMDP`` takes them: transition (m, n, n), emission (m, n, k) or
+        (n, k), reward (m, n), (m, n, n) or (n,), initial (n,). Nothing is observed before the first action.
+
+        Raises ValueError naming the entry that is wrong."""
+        k = np.shape(emission)[-1] if np.ndim(emission) else 1
+        first = np.full((np.shape(initial)[0] if np.ndim(initial) else 1, k), 1 / k)
+        dense = POMDP(transition, emission, reward, initial, discount, first)
+        moves = np.argwhere(dense.reward)
+        index = np.column_stack([moves, np.full(len(moves), ANY)]).astype(np.int32)
+        rewards = Rules(index, dense.reward[tuple(moves.T)])
+        tables = ([sp.csr_array(a) for a in table] for table in (dense.transition, dense.emission))
+        return cls(*map(tuple, tables), rewards, np.array(dense.initial), dense.discount)  # pyright: ignore
 
     @property
     def n_states(self) -> int:
