@@ -1,5 +1,6 @@
 """What is typed wrong, interrupted, or too large is said in a sentence, before time is lost."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from linmem import AGENTS, MEMORIES, AbstractLinearMemory, Inputs, RingWorld, Ru
 from linmem.agents import ppo
 from linmem.core.registry import Entry
 from linmem.evidence import rtf
+from linmem.evidence.conclude import Evidence, conclude
 from linmem.experiments import run as runs
 from linmem.experiments.store import Folder
 from linmem.planning import PointBasedSolver
@@ -65,6 +67,33 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(monkeypatch, c
     monkeypatch.setattr(rtf, "main", main)
     code, _, err = command("reproduce", "rtf", "--json", str(tmp_path), capsys=capsys)
     assert code == 2 and "Is a directory" in err
+
+
+def test_a_folder_that_another_process_holds_is_not_discarded(tmp_path):
+    folder = Folder.create(tmp_path, TINY, "a test")
+    with Folder(folder.path).lock():
+        folder.discard_if_empty()
+        assert folder.path.exists()
+    folder.discard_if_empty()
+    assert not folder.path.exists()
+
+
+def test_what_is_written_for_other_programs_is_json_though_a_number_is_none(tmp_path):
+    rows = [{"loss": float("nan"), "best": np.float64(1.0)}]
+    conclude(Evidence("a test", rows, Table(("loss",), [(float("nan"),)]), []), tmp_path / "e.json")
+    text = (tmp_path / "e.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["rows"] == [{"loss": None, "best": 1.0}]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from linmem.experiments.store import write_whole\n"
+        "for i in range(300): write_whole(Path(sys.argv[1]), sys.argv[2].encode() * 10_000)"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "file", text]) for text in "ab"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert (tmp_path / "file").read_text() in ("a" * 10_000, "b" * 10_000)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_cannot_be_made_leaves_no_folder_and_says_why(capsys, tmp_path):

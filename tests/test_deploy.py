@@ -1,6 +1,7 @@
 """Deploying: a trained agent as a function on NumPy, evaluation, playing, and filters for other learners."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -135,6 +136,19 @@ def test_by_default_the_agent_that_earned_most_is_loaded(finished):
     best = max(rewards, key=lambda name: max(rewards[name]))
     policy = linmem.load(finished.path, greedy=True)
     expected = linmem.load(finished.path, best, int(np.argmax(rewards[best])), greedy=True)
+    policy(1), expected(1)
+    assert policy.value == expected.value
+
+
+def test_of_episodes_that_may_end_early_the_longest_lasting_agent_is_loaded(finished, tmp_path):
+    folder = shutil.copytree(finished.path, tmp_path / "run")
+    returns = {"belief": [0.1, 0.2], "gru": [0.3, 0.9]}
+    records = [
+        {**r, "reward": [1.0, 1.0], "returns": returns[r["memory"]]} if r["event"] == "result" else r
+        for r in finished.records()
+    ]
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    policy, expected = linmem.load(folder, greedy=True), linmem.load(folder, "gru", 1, greedy=True)
     policy(1), expected(1)
     assert policy.value == expected.value
 

@@ -183,6 +183,14 @@ def test_the_summary_holds_the_numbers_of_the_records(tmp_path):
     assert rows["belief"].recovered == (1, 1, 1) and rows["none"].recovered == (0, 0, 0)
 
 
+def test_recovered_is_of_returns_where_episodes_may_end_early(tmp_path):
+    run = read_run(write_run(tmp_path / "run"))
+    for memory, returns in (("belief", 1.0), ("s5", 0.75), ("none", 0.0)):
+        run.results[memory]["returns"] = [returns] * 3
+    rows = {row.memory: row for row in summary(run)}
+    assert rows["s5"].recovered.mean == pytest.approx(0.75) and rows["s5"].returns.mean == 0.75
+
+
 def test_recovered_is_unknown_without_both_references(tmp_path):
     rows = summary(read_run(write_run(tmp_path / "run", finished=("belief", "s5"))))
     assert [row.recovered for row in rows] == [None, None]

@@ -46,7 +46,7 @@ def record(row, to_256):
         "train": row.train,
     }
     scores = {"trained": [1.0, 1.0], "to_256": to_256, "to_512": to_256}
-    return settings | scores | {"steps_used": 10, "cpu_seconds": 1.0}
+    return settings | scores | {"steps_used": 10, "cpu_seconds": 1.0, "loss": [0.1, 0.1]}
 
 
 def test_a_row_that_should_solve_is_judged_by_its_best_seed():
@@ -54,6 +54,11 @@ def test_a_row_that_should_solve_is_judged_by_its_best_seed():
     assert target.holds and "best 0.990, median 0.595" in target.measured
     (target,) = targets_of([CAN], [record(CAN, [0.2, 0.9])])
     assert not target.holds
+
+
+def test_that_a_model_diverged_does_not_show_that_its_layer_cannot():
+    (target,) = targets_of([CANNOT], [record(CANNOT, [0.0, 0.0]) | {"loss": [0.1, float("nan")]}])
+    assert not target.holds and target.measured.endswith("diverged")
 
 
 def test_a_row_that_should_fail_is_judged_by_its_best_seed_too():

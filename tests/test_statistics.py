@@ -140,6 +140,12 @@ def test_an_interquartile_mean_of_single_seeds_has_no_interval():
     assert mean == pytest.approx(0.15) and np.isnan([low, high]).all()
 
 
+def test_a_profile_of_unknown_scores_is_unknown_and_of_one_seed_has_no_ends():
+    assert all(np.isnan(part).all() for part in performance_profile([[np.nan, 0.2], [0.9, 0.9]], [0.5]))
+    profile, low, high = performance_profile([[0.1], [0.2, 0.9]], [0.15])
+    assert profile == 0.5 and np.isnan(low) and np.isnan(high)
+
+
 def test_a_performance_profile_is_the_share_of_runs_above_each_threshold():
     profile, low, high = performance_profile([[0.1, 0.3], [0.2, 0.9, 0.9, 0.9]], [0.0, 0.15, 0.25, 0.95])
     np.testing.assert_allclose(profile, [1, (0.5 + 1) / 2, (0.5 + 0.75) / 2, 0])

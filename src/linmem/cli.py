@@ -88,6 +88,7 @@ def run(
     from .experiments.track import TensorBoard, WeightsAndBiases
     from .experiments.watch import watch
 
+    shared = choose(devices, config.ppo) if resume is None else None
     if resume is None:
         asked, config = config.ppo.discount, with_discount_of_file(config)
         if asked not in (config.ppo.discount, ppo_of(config.world).discount):
@@ -107,7 +108,7 @@ def run(
     trackers = [TensorBoard(folder)] if tensorboard and writes() else []
     trackers += [WeightsAndBiases(folder, config, wandb)] if wandb is not None and writes() else []
     try:
-        finished = watch(config, folder, checkpoint_seconds, trackers, choose(devices, config.ppo))
+        finished = watch(config, folder, checkpoint_seconds, trackers, shared or choose(devices, config.ppo))
     except ValueError:  # what was asked for cannot be
         folder.discard_if_empty()
         raise

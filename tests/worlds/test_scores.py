@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from linmem.worlds import WORLDS, balance, boards, cards
+from linmem.worlds.bandit import MultiarmedBandit
 from linmem.worlds.chains import PAID_AFTER, DiscountingChain, MemoryChain
 from linmem.worlds.labyrinth import MOVES, Labyrinth, hunt_and_kill, turns
 from linmem.worlds.latent_mdp import HIT, LatentMDP, reactive_value
@@ -465,3 +466,14 @@ def test_no_card_says_that_less_can_be_attained_than_without_memory():
         if card is not None:
             assert card.attainable >= card.memoryless and card.steps >= 1, name
     assert sum(card is not None for card in known.values()) >= 15
+
+
+@pytest.mark.parametrize("arms, steps", [(10, 200), (3, 40)])
+def test_who_stays_with_arm_0_after_a_hit_earns_the_bandit_s_memoryless_score(arms, steps):
+    world = MultiarmedBandit(arms, steps)
+
+    def stay(memory, seen, key):
+        return memory, jnp.where(seen == 1, 0, jax.random.randint(key, (), 0, arms))
+
+    agrees(returns(world, stay, copies=8192), world.card().memoryless)
+    assert world.card().memoryless > 0.05

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..experiments.store import plain
 from ..reports.tables import Table, table_console, to_rich
 
 
@@ -54,6 +55,6 @@ def conclude(evidence: Evidence, json_path: Path | None) -> int:
             "remarks": list(evidence.remarks),
         }
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(content, indent=2) + "\n")
+        json_path.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
         console.print(f"rows and targets: {json_path}", soft_wrap=True, highlight=False)
     return 0 if held == len(evidence.targets) else 1

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..experiments.store import write_whole
+
 
 def kept(
     folder: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]] | None
@@ -18,7 +20,5 @@ def kept(
             return None
         row = make()
         folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")  # a row cut short leaves no file of the row's name
-        part.write_text(json.dumps(row))
-        part.rename(file)
+        write_whole(file, json.dumps(row).encode())
     return json.loads(file.read_text())

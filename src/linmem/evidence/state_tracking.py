@@ -319,9 +319,11 @@ def targets_of(rows: Sequence[Row], records: Sequence[dict]) -> list[Target]:
             targets.append(Target(row.name, False, "not run within the time budget", required))
             continue
         best = max(record["to_256"])
-        holds = best >= SOLVED if row.solves else best <= FAILED
+        # a model that diverged solves nothing, which shows nothing
+        sound = bool(np.isfinite(np.asarray(record["loss"], float)).all())
+        holds = best >= SOLVED if row.solves else sound and best <= FAILED
         verb = "solves" if row.solves else "does not solve"
-        measured = f"best {best:.3f}, median {np.median(record['to_256']):.3f}"
+        measured = f"best {best:.3f}, median {np.median(record['to_256']):.3f}" + ", diverged" * (not sound)
         targets.append(
             Target(f"{row.layer} ({row.depth}) {verb} {row.task}", bool(holds), measured, required)
         )

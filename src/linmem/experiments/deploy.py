@@ -113,7 +113,10 @@ def load(
     """
     began = time.perf_counter()
     folder = Folder.open(Path(run))
-    rewards = {r["memory"]: r["reward"] for r in folder.records() if r["event"] == "result"}
+    results = {r["memory"]: r for r in folder.records() if r["event"] == "result"}
+    # of episodes that may end early, what a step earns says little
+    by_return = all(result.get("returns") for result in results.values())
+    rewards = {name: result["returns" if by_return else "reward"] for name, result in results.items()}
     if not rewards:
         raise FolderError(f"no memory of {folder.path} is trained yet; the same `linmem run` command goes on")
     name = max(rewards, key=lambda name: max(rewards[name])) if memory is None else memory

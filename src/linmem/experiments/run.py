@@ -236,9 +236,9 @@ def _train(
 
 
 def _first_not_finite(metrics: ppo.Metrics) -> int | None:
-    """The first update of metrics (seed, update) in which any seed failed. A gradient that is NaN counts:
-    it has spoilt the parameters, though their loss comes only with the next update."""
-    good = np.isfinite(metrics.policy_loss) & np.isfinite(metrics.value_loss) & ~np.isnan(metrics.gradient)
+    """The first update of metrics (seed, update) in which any seed failed. So it has with a gradient that is
+    not finite: it has spoilt the parameters, though their loss comes only with the next update."""
+    good = np.isfinite(metrics.policy_loss) & np.isfinite(metrics.value_loss) & np.isfinite(metrics.gradient)
     failed = np.flatnonzero(~good.all(axis=0))
     return int(failed[0]) if len(failed) else None
 

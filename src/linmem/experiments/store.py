@@ -44,6 +44,10 @@ class FolderError(Exception):
     """A run folder that cannot be written or read; the message says which and what to do."""
 
 
+class InUse(FolderError):
+    """A run folder that another process writes."""
+
+
 class Folder:
     """One run's folder. Opening it for a configuration creates it, or takes up what is there."""
 
@@ -124,9 +128,7 @@ class Folder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = os.read(descriptor, 100).decode().strip() or "that is just starting"
-                raise FolderError(
-                    f"{self.path} is in use by process {holder}; wait for it or end it"
-                ) from error
+                raise InUse(f"{self.path} is in use by process {holder}; wait for it or end it") from error
             except OSError as error:
                 raise self._refused("lock", error) from error
             try:
@@ -148,7 +150,7 @@ class Folder:
     def append(self, *records: dict[str, Any]) -> None:
         """Append records; when this returns they are on the disk. A line cut short by a crash is closed
         first, so that it spoils itself only."""
-        lines = "".join(json.dumps(_plain(record), allow_nan=False) + "\n" for record in records)
+        lines = "".join(json.dumps(plain(record), allow_nan=False) + "\n" for record in records)
         try:
             with (self.path / "records.jsonl").open("ab+") as file:
                 if file.tell() > 0:
@@ -228,9 +230,13 @@ class Folder:
 
     def discard_if_empty(self) -> None:
         """Delete the folder if it holds no more than ``create`` put there."""
-        files = {path.name for path in self.path.rglob("*") if path.is_file()}
-        if files <= {"config.json", "lock"}:
-            shutil.rmtree(self.path)
+        try:
+            with self.lock():
+                files = {path.name for path in self.path.rglob("*") if path.is_file()}
+                if files <= {"config.json", "lock"}:
+                    shutil.rmtree(self.path)
+        except FolderError:  # another process is at work here
+            pass
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         self.write(name, arrays_bytes(**arrays))
@@ -261,7 +267,7 @@ class Reader(Folder):
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; when this returns it is on the disk. OSError names ``path``."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # another process may write the same
     try:
         with part.open("wb") as file:
             file.write(content)
@@ -312,14 +318,14 @@ def _without_keys(tree: Any) -> Any:
     return jax.tree.map(plain, tree)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN and no arrays."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | jax.Array):
-        return _plain(np.asarray(value).tolist())
+        return plain(np.asarray(value).tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return value

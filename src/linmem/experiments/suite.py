@@ -26,7 +26,7 @@ from .cache import enable_compilation_cache
 from .config import RunConfig
 from .run import run
 from .settings import ppo_of
-from .store import Folder
+from .store import Folder, InUse
 
 EVALUATION_ACTORS = 256
 
@@ -151,6 +151,8 @@ def do(job: RunConfig, root: Path, command: str, session: str) -> None:
     try:
         for _ in run(job, folder):
             pass
+    except InUse:  # by whoever does this very job
+        pass
     except Exception as error:  # whatever a memory or a world raises is told, and ends its own job only
         folder.append(_failed(session, f"{type(error).__name__}: {error}"))
     else:

@@ -115,8 +115,13 @@ def performance_profile(
         """Of (..., S) per world: (..., thresholds)."""
         return np.mean([(sample[..., None] > marks).mean(axis=-2) for sample in samples], axis=0)
 
+    if any(np.isnan(world).any() for world in worlds):
+        unknown = np.full(marks.shape, np.nan)
+        return unknown, unknown, unknown
     drawn = shares([rng.choice(world, (resamples, world.size)) for world in worlds])
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    if min(world.size for world in worlds) < 2:  # one value tells nothing about spread
+        low = high = np.full(marks.shape, np.nan)
     return shares(worlds), low, high
 
 

@@ -36,6 +36,8 @@ class Row:
     memory: str
     reward: Interval
     """Mean reward per step of an episode, over seeds."""
+    returns: Interval | None
+    """Mean return of an episode; None where some copy of the world ended none."""
     recovered: Interval | None
     """Share of the oracle's gain over the reactive agent; needs both in the run."""
     decoding_error: Interval | None
@@ -64,11 +66,21 @@ def summary(run: Run) -> list[Row]:
 def summary_table(rows: Sequence[Row]) -> Table:
     """The table of `summary`'s rows."""
     return Table(
-        ["memory", "reward", "recovered", "decoding error", "belief distance", "steps/s", "parameters"],
+        [
+            "memory",
+            "reward",
+            "return",
+            "recovered",
+            "decoding error",
+            "belief distance",
+            "steps/s",
+            "parameters",
+        ],
         [
             [
                 row.memory,
                 row.reward,
+                row.returns,
                 row.recovered,
                 row.decoding_error,
                 row.total_variation,
@@ -130,8 +142,10 @@ def _row(run: Run, memory: str) -> Row:
     oracle, reactive = run.results.get(ORACLE), run.results.get(REACTIVE)
     recovered = None
     if oracle and reactive:
+        # of episodes that may end early, what a step earns says little
+        earned = "returns" if all(one.get("returns") for one in (result, oracle, reactive)) else "reward"
         recovered = recovered_fraction(
-            per_seed(result["reward"]), per_seed(oracle["reward"]), per_seed(reactive["reward"])
+            per_seed(result[earned]), per_seed(oracle[earned]), per_seed(reactive[earned])
         )
         # The references are compared with themselves: by definition exactly 1 and 0, with no chance in it.
         if memory in (ORACLE, REACTIVE) and not math.isnan(recovered.mean):
@@ -139,6 +153,7 @@ def _row(run: Run, memory: str) -> Row:
     return Row(
         memory=memory,
         reward=bootstrap_mean(per_seed(result["reward"])),
+        returns=_optional_mean(result.get("returns")),
         recovered=recovered,
         decoding_error=_optional_mean(result.get("decoding_error")),
         total_variation=_optional_mean(result.get("total_variation")),
