@@ -284,8 +284,8 @@ def _what_was_run(results: Results, total: int) -> str:
     if inexact:
         text += (
             f"\n\nOn {', '.join(sorted(inexact))} the best that can be earned is known as a bound only: 1 "
-            "may be out of reach there; and 0 is what the best of some policies written by hand earns without "
-            "memory, so a trained one may lie a little above."
+            "may be out of reach there; and 0 is what the best of some policies written by hand earns "
+            "without memory, so a trained one may lie a little above."
         )
     return "\n\n".join([text, *(f"Failed: {name}: {why}" for name, why in results.failed.items())])
 
