@@ -123,7 +123,8 @@ def _section(section: Section) -> str:
 
 _HOW_TO_READ = {
     "table": (
-        "Reward is the mean reward per step of an episode, after training. Recovered is the share of "
+        "Reward is the mean reward per step of an episode, after training; return is that of whole episodes, "
+        "by which recovered is counted where it is known. Recovered is the share of "
         "the gain from no memory (none, 0 by definition) to the exact belief (belief, 1 by definition) "
         "that a memory earns. Decoding error is the fraction of steps at which the state a memory finds "
         "most likely is not the true one. Belief distance is the total variation between decoded and "
