@@ -88,7 +88,6 @@ def run(
     from .experiments.track import TensorBoard, WeightsAndBiases
     from .experiments.watch import watch
 
-    shared = choose(devices, config.ppo) if resume is None else None
     if resume is None:
         asked, config = config.ppo.discount, with_discount_of_file(config)
         if asked not in (config.ppo.discount, ppo_of(config.world).discount):
@@ -96,6 +95,7 @@ def run(
                 f"--discount is {asked:g}, and {config.world} has one of its own, {config.ppo.discount:g}; "
                 "leave the option out, or change the file"
             )
+        shared = choose(devices, config.ppo)  # before there is a folder for what cannot be
         if writes():
             folder = Folder.create(out, config, command="linmem " + " ".join(sys.argv[1:]))
         else:
@@ -103,12 +103,13 @@ def run(
     elif config == RunConfig():
         folder = (Folder if writes() else Reader).open(resume)
         config = folder.config()
+        shared = choose(devices, config.ppo)
     else:
         raise UsageError(f"--resume takes every setting from {resume}; leave the other options out")
     trackers = [TensorBoard(folder)] if tensorboard and writes() else []
     trackers += [WeightsAndBiases(folder, config, wandb)] if wandb is not None and writes() else []
     try:
-        finished = watch(config, folder, checkpoint_seconds, trackers, shared or choose(devices, config.ppo))
+        finished = watch(config, folder, checkpoint_seconds, trackers, shared)
     except ValueError:  # what was asked for cannot be
         folder.discard_if_empty()
         raise

@@ -249,12 +249,13 @@ def _deep_alf(
 
 def _deep_alf_random(world: AbstractWorld, size: int, key: PRNGKeyArray, states: int = 0) -> AbstractMemory:
     """states: 0 takes the world's, from its tables; with a number of one's own no tables are needed."""
-    if not states and world.tables() is None:
-        raise ValueError(
-            f"{type(world).__name__} has no tables that say how many states there are; name a number of your "
-            "own: deep_alf_random@states=64"
-        )
-    states = states or _tables(world, "deep_alf_random").n_states
+    if not states:
+        if (model := world.tables()) is None:
+            raise ValueError(
+                f"{type(world).__name__} has no tables that say how many states there are; name a number of "
+                "your own: deep_alf_random@states=64"
+            )
+        states = model.n_states
     observations, actions = world.observation_space, world.action_space
     if not (isinstance(observations, Discrete) and isinstance(actions, Discrete)):
         raise ValueError(

@@ -94,12 +94,11 @@ class LSSL(AbstractLinearMemory):
 
     def system(self) -> tuple[Float[Array, "h n n"], Float[Array, "h n"]]:
         """Abar and Bbar of each channel."""
-        one, none = jnp.eye(len(self.b), dtype=self.b.dtype), jnp.zeros_like(self.b)
-        pulse = one[0, 0]
-        columns = jax.vmap(self._advance, (1, None, None), 1)
+        units, none = jnp.eye(len(self.b), dtype=self.b.dtype), jnp.zeros_like(self.b)
+        advance_columns = jax.vmap(self._advance, (1, None, None), 1)
 
-        def discretise(step):
-            return columns(one, none[0], step), self._advance(none, pulse, step)
+        def discretise(step):  # Abar is where unit states go without input, Bbar where none goes with input 1
+            return advance_columns(units, none[0], step), self._advance(none, units[0, 0], step)
 
         return jax.vmap(discretise)(jnp.exp(self.log_step))
 
