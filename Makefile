@@ -29,12 +29,14 @@ $(BIN)/python:
 # when it first is. Tests are several processes that import the same at once, so there both cores do it before.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile
 
-$(VENV)/.package: $(BIN)/python pyproject.toml
+KERNELS := hatch_build.py $(wildcard src/linmem/core/native/*.cpp src/linmem/core/native/*.h)
+
+$(VENV)/.package: $(BIN)/python pyproject.toml $(KERNELS)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.tests: $(BIN)/python pyproject.toml
+$(VENV)/.tests: $(BIN)/python pyproject.toml $(KERNELS)
 	$(INSTALL) --upgrade pip
 	$(INSTALL) --editable ".[test]"
 	-$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib

@@ -74,7 +74,7 @@ def in_chunks(*arguments):
 
 def compare(got, expected, tolerance):
     for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(g, e, rtol=0, atol=tolerance * max(1.0, float(np.abs(e).max())))
+        np.testing.assert_allclose(g, e, rtol=0, atol=tolerance * np.abs(e).max(initial=1.0))
 
 
 @pytest.mark.parametrize("kind", KERNELS)

@@ -3,9 +3,10 @@
     h_t^i = A_t^i h_{t-1}^i + b_t^i,   y_t = (y_t^1, y_t^2, ..)       for each memory i
 
 One memory again, with a block-diagonal transition if all are linear. A window (``window.py``) beside traces
-(``trace.py``) is a pair of short-term memories from Mozer's taxonomy: a tapped delay line, which holds the last
-inputs exactly and no others, and exponential traces, which hold all of the past, the less the older. From
-traces of one-hot inputs, whose sum is that of a constant, it can be read how long an episode has lasted.
+(``trace.py``) is a pair of short-term memories from Mozer's taxonomy: a tapped delay line, which holds the
+last inputs exactly and no others, and exponential traces, which hold all of the past, the less the older.
+From traces of one-hot inputs, whose sum is that of a constant, it can be read how long an episode has
+lasted.
 
 Source: M. C. Mozer, "Neural Net Architectures for Temporal Sequence Processing", in: Time Series Prediction,
 Santa Fe Institute Studies in the Sciences of Complexity XV, 1994; that they stand side by side is this

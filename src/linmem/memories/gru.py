@@ -29,6 +29,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.checkpointed import KEPT
 from ..core.matrices import orthogonal
+from ..core.native import library
+from ..core.native.gru import recur
 from ..core.projection import project
 from .base import AbstractMemory
 
@@ -123,7 +125,11 @@ class GRU(AbstractMemory):
     def unroll(self, state, xs, starts):
         # products for all steps; only the recurrent one is sequential
         entering = checkpoint_name(project(xs, self.w_in.T) + self.bias, KEPT)
-        states = _recur(tuple(jnp.split(self.w_state, 3)), self.bias_new, _thirds(entering), starts, state)
+        if library.serves(entering.dtype):
+            states = recur(self.w_state, self.bias_new, entering, starts, state)
+        else:
+            thirds = tuple(jnp.split(self.w_state, 3))
+            states = _recur(thirds, self.bias_new, _thirds(entering), starts, state)
         return states[-1], states
 
     @classmethod

@@ -9,14 +9,14 @@ state of each head, and the window of the convolution.
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..core.chunked.kernel import AbstractKernel, unroll
+from ..core.chunked.kernel import AbstractKernel, unroll_heads, vmap_heads
 from .base import AbstractMemory
 from .short_convolution import ShortConvolution
 
@@ -34,7 +34,6 @@ class AbstractMatrixMemory(AbstractMemory):
     """``sizes``: heads, and rows and columns of each head's state. ``convolution`` is None for layers
     without."""
 
-    without_blocks: ClassVar[bool] = True
     convolution: eqx.AbstractVar[ShortConvolution | None]
     sizes: eqx.AbstractVar[tuple[int, int, int]]
 
@@ -74,13 +73,15 @@ class AbstractMatrixMemory(AbstractMemory):
         heads, read = jax.vmap(self.kernel.step, (0, self.head_axes(), None))(state.heads, inputs, start)
         return MatrixState(window, heads), self.decode(read, rest)
 
-    def unroll(self, state, xs, starts, run: Run = unroll):
-        """``run`` is how one head runs over time; another than the chunked form is for comparisons."""
+    def unroll(self, state, xs, starts, run: Run | None = None):
+        """``run`` is how one head runs over time, for comparisons; None takes the fastest form there is."""
         window, mixed = state.window, self.mix(xs)
         if self.convolution is not None:
             window, mixed = self.convolution.unroll(window, mixed, starts)
         inputs, rest = jax.vmap(self.encode)(xs, mixed)
-        one = functools.partial(run, self.kernel)
-        axes = jax.tree.map(lambda axis: axis + 1, self.head_axes())  # time stands before heads
-        heads, reads = jax.vmap(one, (0, axes, None), (0, 1))(state.heads, inputs, starts)
+        if run is None:
+            heads, reads = unroll_heads(self.kernel, state.heads, inputs, starts, self.head_axes())
+        else:
+            one = functools.partial(run, self.kernel)
+            heads, reads = vmap_heads(one, state.heads, inputs, starts, self.head_axes())
         return MatrixState(window, heads), jax.vmap(self.decode)(reads, rest)

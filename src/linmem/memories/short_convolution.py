@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ..core.native import library
+from ..core.native.convolution import convolution
 from ..core.types import Start
 
 Window = Float[Array, "past channels"]
@@ -46,16 +48,17 @@ class ShortConvolution(eqx.Module):
         self, window: Window, xs: Float[Array, "T channels"], starts: Bool[Array, " T"]
     ) -> tuple[Window, Float[Array, "T channels"]]:
         steps, past = len(xs), len(window)
-        time = jnp.arange(steps)
+        time, early = jnp.arange(steps), min(past, steps)  # only the early ones still meet the window
         begun = jax.lax.cummax(jnp.where(starts, time, -1))  # -1: before these steps
-        y = _causal(self.weight, xs, time - jnp.maximum(begun, 0))
-        early = min(past, steps)  # only these still meet the window
-        met = jnp.concatenate([window, jnp.zeros_like(window)])
-        tail = sum(self.weight[j] * met[past - j : past - j + early] for j in range(past + 1))
-        y = y.at[:early].add(jnp.where(begun[:early, None] < 0, tail, 0.0))
         last = jnp.concatenate([window[early:], xs[steps - early :]])
         kept = jnp.arange(steps - past, steps) >= begun[-1]
-        return jnp.where(kept[:, None] | (begun[-1] < 0), last, 0.0), y
+        last = jnp.where(kept[:, None] | (begun[-1] < 0), last, 0.0)
+        if library.serves(xs.dtype):
+            return last, convolution(self.weight, window, xs, starts)
+        y = _causal(self.weight, xs, time - jnp.maximum(begun, 0))
+        met = jnp.concatenate([window, jnp.zeros_like(window)])
+        tail = sum(self.weight[j] * met[past - j : past - j + early] for j in range(past + 1))
+        return last, y.at[:early].add(jnp.where(begun[:early, None] < 0, tail, 0.0))
 
     def reference(self, xs: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The sum above as a literal float64 loop from an empty window."""

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..native import matrix
 from .decay import Decay
 from .kernel import AbstractKernel
 from .spans import Spans
@@ -63,6 +64,10 @@ class DeltaRule(AbstractKernel):
         y = (xs.q @ k.T * between[last]) @ w + from_state[last] * (xs.q @ state)
         leaving = spans.to_end()[:, None] * k
         return spans.across() * state + leaving.T @ w, y
+
+    def compiled(self, state, xs, starts):
+        kept = jnp.ones((len(starts), 1), xs.q.dtype) if xs.decay is None else xs.decay.value()
+        return matrix.delta(state, starts, xs.q, xs.k, xs.v, xs.beta, kept)
 
     def writes(self, xs):
         return xs.k.shape[-2]

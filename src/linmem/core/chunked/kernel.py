@@ -1,10 +1,11 @@
 """What every chunked kernel is, and how it runs over time.
 
 A kernel holds a matrix (or a few) as its state and gives, for one sequence and one head, two forms of the
-same recurrence:
+same recurrence, and a third for all heads:
 
-    step    one step at a time: cheap to act with, and the oracle of the other form
-    chunk   C steps at once, as products of matrices
+    step      one step at a time: cheap to act with, and the oracle of the other forms
+    chunk     C steps at once, as products of matrices
+    compiled  all steps by a compiled loop, for processors whose cache holds the state (``core/native``)
 
 ``unroll`` runs chunk after chunk. Between the passes it keeps the inputs and the state at the beginning of
 each chunk; what happens inside a chunk is computed again for the derivative, but for the solutions of
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ..native import library
 from ..types import Start
 from .decay import Began
 from .triangular import SOLVED
@@ -40,6 +42,11 @@ class AbstractKernel(abc.ABC):
     @abc.abstractmethod
     def chunk(self, state: PyTree, xs: Any, began: Began) -> tuple[PyTree, Array]:
         """C steps: (last state, outputs with a leading time axis). All inputs are finite."""
+
+    @abc.abstractmethod
+    def compiled(self, state: PyTree, xs: Any, starts: Bool[Array, " T"]) -> tuple[PyTree, Array]:
+        """T steps of all heads: (last states, outputs (T, heads, ...)). Heads lead in ``state`` and follow
+        time in ``xs``, where what they share has one."""
 
     def writes(self, xs: Any) -> int:
         """How many writes a step makes, if more than one."""
@@ -85,6 +92,30 @@ def unroll(
         return state, ys
     state, rest = body(state, jax.tree.map(lambda x: x[whole:], (xs, starts)))
     return state, jnp.concatenate([ys, rest])
+
+
+def unroll_heads(
+    kernel: AbstractKernel, state: PyTree, xs: Any, starts: Bool[Array, " T"], axes: PyTree = 0
+) -> tuple[PyTree, Array]:
+    """``unroll`` of several heads: (last states, outputs (T, heads, ...)). Heads lead in ``state`` and follow
+    time in ``xs``, but for what ``axes`` says that they share (None; else 0)."""
+    if len(starts) and library.serves(jnp.result_type(*jax.tree.leaves(xs))):
+        return kernel.compiled(state, jax.tree.map(_with_heads, axes, xs, is_leaf=_is_none), starts)
+    return vmap_heads(functools.partial(unroll, kernel), state, xs, starts, axes)
+
+
+def vmap_heads(one: Any, state: PyTree, xs: Any, starts: Bool[Array, " T"], axes: PyTree) -> Any:
+    """``one(state, xs, starts)`` of every head."""
+    axes = jax.tree.map(lambda axis: axis + 1, axes)  # time stands before heads
+    return jax.vmap(one, (0, axes, None), (0, 1))(state, xs, starts)
+
+
+def _with_heads(axis: int | None, x: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x[:, None], x) if axis is None else x
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def walk(kernel: AbstractKernel, state: PyTree, xs: Any, starts: Bool[Array, " T"]) -> tuple[PyTree, Array]:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..native import matrix
 from .decay import Decay, causal, cumulate
 from .kernel import AbstractKernel
 
@@ -77,6 +78,32 @@ class Normalised(AbstractKernel):
         matrix = kept[-1] * state.matrix + last.T @ xs.v
         normaliser = kept[-1] * state.normaliser + last.sum(axis=0)
         return NormalisedState(matrix, normaliser, now[-1]), y / _floored(size, now)[:, None]
+
+    def compiled(self, state, xs, starts):
+        def stabilise(before, step):
+            forget, entered, start = step
+            before = jnp.where(start, _NOTHING, before)
+            now = jnp.maximum(forget + before, entered)
+            return now, (before, now)
+
+        gates = jax.lax.stop_gradient((state.stabiliser, (xs.forget.log, xs.input)))
+        last, timed = jax.lax.scan(stabilise, gates[0], (*gates[1], starts))
+        # whole numbers stabilise as well, and their differences lose no digit
+        before, now = map(jnp.ceil, timed)
+        kept = Decay(xs.forget.log + (before - now), xs.forget.sign).value()[..., None]
+        key = jnp.exp(xs.input - now)[..., None] * xs.k
+        # the normaliser is one more column, of values 1
+        value = jnp.concatenate([xs.v, jnp.ones_like(xs.v[..., :1])], axis=-1)
+        whole = jnp.concatenate([state.matrix, state.normaliser[..., None]], axis=-1)
+        whole, read = matrix.decay(_exp_rest(gates[0]) * whole, starts, xs.q, key, value, kept)
+        whole = whole / _exp_rest(last)
+        y = read[..., :-1] / _floored(read[..., -1], now)[..., None]
+        return NormalisedState(whole[..., :-1], whole[..., -1], last), y
+
+
+def _exp_rest(stabiliser):
+    """What a state is multiplied by so that its stabiliser is a whole number."""
+    return jnp.exp(stabiliser - jnp.ceil(stabiliser))[:, None, None]
 
 
 def _floored(size, stabiliser):

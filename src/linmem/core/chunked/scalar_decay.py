@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..native import matrix
 from .decay import Decay
 from .kernel import AbstractKernel
 from .spans import Spans
@@ -43,3 +44,6 @@ class ScalarDecay(AbstractKernel):
         y = (xs.q @ xs.k.T * span.between()) @ xs.v + span.from_state()[:, None] * (xs.q @ state)
         leaving = span.to_end()[:, None] * xs.k
         return span.across() * state + leaving.T @ xs.v, y
+
+    def compiled(self, state, xs, starts):
+        return matrix.decay(state, starts, xs.q, xs.k, xs.v, xs.decay.value()[..., None])

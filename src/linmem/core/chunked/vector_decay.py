@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..native import matrix
 from .decay import Began, Cumulated, Decay, causal, cumulate, limited
 from .kernel import AbstractKernel
 
@@ -60,6 +61,9 @@ class VectorDecay(AbstractKernel):
         )
         y = read @ xs.v + (from_state(cumulated, began) * q) @ state
         return ending(cumulated, began, state, k, xs.v), y
+
+    def compiled(self, state, xs, starts):
+        return matrix.decay(state, starts, xs.q, xs.k, xs.v, limited(xs.decay, self.steepest).value())
 
 
 def signed(x: Float[Array, "C d"], cumulated: Cumulated) -> Float[Array, "C d"]:

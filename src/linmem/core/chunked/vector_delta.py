@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..native import matrix
 from .decay import Began, Cumulated, Decay, causal, cumulate, limited
 from .kernel import AbstractKernel
 from .triangular import solve_unit_lower
@@ -72,6 +73,10 @@ class VectorDelta(AbstractKernel):
         values = jnp.concatenate([u, xs.v])
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), cumulated)
         return ending(twice, jnp.concatenate([began, began]), state, written, values), y
+
+    def compiled(self, state, xs, starts):
+        decay = limited(xs.decay, self.steepest).value()
+        return matrix.removal(state, starts, xs.r, xs.k, xs.v, decay, xs.a, xs.b)
 
 
 def _before(cumulated: Cumulated, began: Began) -> Cumulated:

@@ -1,0 +1,186 @@
+// What the kernels share: operands with batch axes, vectors, and tasks over the threads that XLA has.
+//
+// Every operand and result is an array with the batch axes of the call first, each as long as the call's or 1
+// (the same for all), then its own axes. A kernel is a loop over the steps of one sequence; sequences, and
+// heads where it has them, are tasks.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace linmem {
+
+namespace ffi = xla::ffi;
+using ffi::AnyBuffer;
+
+// A vector of 32 bytes; where the machine's are shorter or longer the compiler splits or joins them.
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(32)));
+};
+template <class T>
+using Vec = typename VectorOf<T>::type;
+template <class T>
+constexpr int LANES = 32 / sizeof(T);
+
+// The sum of a vector's numbers, by halves.
+inline float sum(Vec<float> x) {
+  auto half = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+  auto pair = half + __builtin_shufflevector(half, half, 2, 3, 2, 3);
+  return pair[0] + pair[1];
+}
+inline double sum(Vec<double> x) {
+  auto half = __builtin_shufflevector(x, x, 0, 1) + __builtin_shufflevector(x, x, 2, 3);
+  return half[0] + half[1];
+}
+
+// How many vectors hold n numbers.
+template <class T>
+inline int vectors(int64_t n) {
+  return static_cast<int>((n + LANES<T> - 1) / LANES<T>);
+}
+
+// A vector anywhere in memory.
+template <class T>
+struct Loose {
+  typedef T type __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
+};
+
+// n numbers from memory, and zeros up to a whole number of vectors.
+template <class T>
+inline void load(Vec<T>* to, const T* from, int64_t n) {
+  int64_t whole = n / LANES<T>;
+  for (int64_t b = 0; b < whole; ++b) to[b] = reinterpret_cast<const typename Loose<T>::type*>(from)[b];
+  if (n % LANES<T> == 0) return;
+  to[whole] = Vec<T>{};
+  for (int64_t i = 0; i < n % LANES<T>; ++i) to[whole][i] = from[whole * LANES<T> + i];
+}
+
+template <class T>
+inline void store(T* to, const Vec<T>* from, int64_t n) {
+  int64_t whole = n / LANES<T>;
+  for (int64_t b = 0; b < whole; ++b) reinterpret_cast<typename Loose<T>::type*>(to)[b] = from[b];
+  for (int64_t i = 0; i < n % LANES<T>; ++i) to[whole * LANES<T> + i] = from[whole][i];
+}
+
+// Scratch memory of vectors, begun with zeros.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : raw_((count + 1) * sizeof(Vec<T>)) {
+    auto address = reinterpret_cast<uintptr_t>(raw_.data());
+    begin_ = reinterpret_cast<Vec<T>*>((address + 31) / 32 * 32);
+  }
+  Vec<T>* get() { return begin_; }
+
+ private:
+  std::vector<unsigned char> raw_;
+  Vec<T>* begin_;
+};
+
+// Where each sequence of a batch begins in an operand.
+class Batch {
+ public:
+  // A result has every batch axis at full length; `own` says how many axes it has beside them.
+  Batch(AnyBuffer result, int own) {
+    auto dims = result.dimensions();
+    axes_.assign(dims.begin(), dims.end() - own);
+    for (int64_t n : axes_) size *= n;
+  }
+
+  template <class T>
+  std::vector<T*> places(AnyBuffer operand) const {
+    auto dims = operand.dimensions();
+    int64_t stride = 1;
+    for (size_t i = axes_.size(); i < dims.size(); ++i) stride *= dims[i];
+    std::vector<T*> found(size, operand.typed_data<std::remove_const_t<T>>());
+    int64_t inner = 1;
+    for (int axis = static_cast<int>(axes_.size()) - 1; axis >= 0; --axis) {
+      if (dims[axis] > 1)
+        for (int64_t i = 0; i < size; ++i) found[i] += stride * (i / inner % axes_[axis]);
+      stride *= dims[axis];
+      inner *= axes_[axis];
+    }
+    return found;
+  }
+
+  int64_t size = 1;
+
+ private:
+  std::vector<int64_t> axes_;
+};
+
+// `f(i)` for all i < tasks. The caller works too, so it never waits for a thread that has not begun: XLA may have
+// called it on one of these very threads. A helper that comes late finds nothing left and touches nothing of the caller.
+template <class F>
+void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
+  int64_t helpers = std::min<int64_t>(pool.num_threads(), tasks) - 1;
+  if (helpers < 1) {
+    for (int64_t i = 0; i < tasks; ++i) f(i);
+    return;
+  }
+  struct Progress {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  auto progress = std::make_shared<Progress>();
+  auto work = [progress, tasks, &f] {
+    for (int64_t i; (i = progress->next.fetch_add(1)) < tasks;) {
+      f(i);
+      progress->done.fetch_add(1);
+    }
+  };
+  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([work] { work(); });
+  work();
+  while (progress->done.load() < tasks) std::this_thread::yield();
+}
+
+// The operands and results of a call, by number.
+struct Call {
+  ffi::ThreadPool& pool;
+  ffi::RemainingArgs& args;
+  ffi::RemainingRets& rets;
+  AnyBuffer in(int i) const { return args.get<AnyBuffer>(i).value(); }
+  AnyBuffer out(int i) const { return *rets.get<AnyBuffer>(i).value(); }
+};
+
+// A handler for XLA of `template <class T> void kernel(const Call&)`, T being the type of the first operand.
+#define LINMEM_KERNEL(name, kernel)                                                                            \
+  static ffi::Error name##_call(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {      \
+    const Call call{pool, args, rets};                                                                         \
+    switch (call.in(0).element_type()) {                                                                       \
+      case ffi::F32:                                                                                           \
+        kernel<float>(call);                                                                                   \
+        return ffi::Error::Success();                                                                          \
+      case ffi::F64:                                                                                           \
+        kernel<double>(call);                                                                                  \
+        return ffi::Error::Success();                                                                          \
+      default:                                                                                                 \
+        return ffi::Error::InvalidArgument(#name " takes float32 and float64");                                \
+    }                                                                                                          \
+  }                                                                                                            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name, name##_call,                                                             \
+                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets())
+
+// `run(integral_constant<N>)` with the number of vectors a row has, where it is a usual one, so that the row's sums can
+// stay in registers. 0 stands for any number; double, which oracles take, has no other.
+template <class T, class F>
+void sized(int count, const F& run) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (count == 2) return run(std::integral_constant<int, 2>());
+    if (count == 4) return run(std::integral_constant<int, 4>());
+    if (count == 5) return run(std::integral_constant<int, 5>());  // 32 values and their normaliser
+    if (count == 8) return run(std::integral_constant<int, 8>());
+  }
+  run(std::integral_constant<int, 0>());
+}
+
+}  // namespace linmem

@@ -1,0 +1,68 @@
+"""The compiled kernels, where there are any.
+
+They are C++ (the files beside this one), built when the package is installed if a compiler is found, and are
+called by XLA as custom calls. Each has a twin in JAX, which serves on other devices, without a compiler, for
+other types than float32 and float64, and as the oracle of the tests. A custom call cannot be split over
+devices, so with several the twins serve, too.
+"""
+
+import contextlib
+import contextvars
+import ctypes
+import functools
+from collections.abc import Iterator, Sequence
+from importlib.resources import as_file, files
+
+import jax
+import jax.numpy as jnp
+
+NAME = "kernels.so"
+_KERNELS = [
+    f"linmem_{kernel}_{direction}"
+    for kernel in ("decay", "removal", "delta", "convolution", "gru")
+    for direction in ("forward", "backward")
+]
+_on = contextvars.ContextVar("on", default=True)
+
+
+@functools.cache
+def loaded() -> bool:
+    """Whether kernels were built for this processor; the first call registers them."""
+    with as_file(files(__name__.rpartition(".")[0]) / NAME) as path:
+        try:
+            library = ctypes.CDLL(str(path))
+        except OSError:  # never built
+            return False
+    if not library.linmem_runs_here():
+        return False
+    for name in _KERNELS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    return True
+
+
+def serves(dtype: jnp.dtype) -> bool:
+    """Whether the kernels can be used here for numbers of this type."""
+    return (
+        _on.get()
+        and dtype in (jnp.float32, jnp.float64)
+        and jax.default_backend() == "cpu"
+        and jax.device_count() == 1
+        and loaded()
+    )
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """What is traced here uses no compiled kernel."""
+    token = _on.set(False)
+    try:
+        yield
+    finally:
+        _on.reset(token)
+
+
+def call(name: str, like: Sequence[tuple[int, ...]], *operands: jax.Array) -> Sequence[jax.Array]:
+    """Results with these shapes, of the first operand's type. Under vmap all batches go in one call."""
+    dtype = operands[0].dtype
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in like]
+    return jax.ffi.ffi_call(f"linmem_{name}", shapes, vmap_method="expand_dims")(*operands)

@@ -1,0 +1,114 @@
+"""Recurrences of matrix states, one per head, by compiled loops over time (``matrix.h``).
+
+Arrays of one sequence: states (heads, dk, dv), starts (T,), all others (T, heads, ...), where what all heads
+share may have one head. Each function gives (last state, what was read (T, heads, dv)) and is differentiable
+in reverse mode. T is at least 1.
+"""
+
+import jax
+from jaxtyping import Array, Bool, Float
+
+from .library import call
+
+SPAN = 32
+"""Writes between the states that are kept for the derivative; it does the others again."""
+
+State = Float[Array, "heads dk dv"]
+Reads = Float[Array, "T heads dv"]
+
+
+@jax.custom_vjp
+def decay(
+    state: State,
+    starts: Bool[Array, " T"],
+    q: Float[Array, "T _ dk"],
+    k: Float[Array, "T _ dk"],
+    v: Reads,
+    w: Float[Array, "T _ w"],
+) -> tuple[State, Reads]:
+    """S_t = diag(w_t) S_{t-1} + k_t v_t^T, y_t = S_t^T q_t. w has 1 number, or one for each row."""
+    return _decay_fwd(state, starts, q, k, v, w)[0]
+
+
+def _decay_fwd(state, starts, q, k, v, w):
+    xs = q, k, v, w
+    last, y, kept = call("decay_forward", [state.shape, v.shape, _kept(state, len(v))], *xs, starts, state)
+    return (last, y), (state, starts, xs, kept)
+
+
+def _decay_bwd(kept, gradients):
+    return _backward("decay_backward", *kept[:3], kept[3:], gradients)
+
+
+decay.defvjp(_decay_fwd, _decay_bwd)
+
+
+@jax.custom_vjp
+def removal(
+    state: State,
+    starts: Bool[Array, " T"],
+    q: Float[Array, "T _ dk"],
+    k: Float[Array, "T _ dk"],
+    v: Reads,
+    w: Float[Array, "T _ dk"],
+    a: Float[Array, "T _ dk"],
+    b: Float[Array, "T _ dk"],
+) -> tuple[State, Reads]:
+    """S_t = (diag(w_t) + b_t a_t^T) S_{t-1} + k_t v_t^T, y_t = S_t^T q_t."""
+    return _removal_fwd(state, starts, q, k, v, w, a, b)[0]
+
+
+def _removal_fwd(state, starts, q, k, v, w, a, b):
+    xs = q, k, v, w, a, b
+    shapes = [state.shape, v.shape, _kept(state, len(v)), v.shape]
+    last, y, *kept = call("removal_forward", shapes, *xs, starts, state)
+    return (last, y), (state, starts, xs, *kept)
+
+
+def _removal_bwd(kept, gradients):
+    return _backward("removal_backward", *kept[:3], kept[3:], gradients)
+
+
+removal.defvjp(_removal_fwd, _removal_bwd)
+
+
+@jax.custom_vjp
+def delta(
+    state: State,
+    starts: Bool[Array, " T"],
+    q: Float[Array, "T _ dk"],
+    k: Float[Array, "T _ n dk"],
+    v: Float[Array, "T heads n dv"],
+    beta: Float[Array, "T _ n"],
+    w: Float[Array, "T _"],
+) -> tuple[State, Reads]:
+    """S = w_t S_{t-1}, then S = S + beta k (v - S^T k)^T for each of n writes, y_t = S_t^T q_t."""
+    return _delta_fwd(state, starts, q, k, v, beta, w)[0]
+
+
+def _delta_fwd(state, starts, q, k, v, beta, w):
+    xs = q, k, v, beta, w
+    steps, heads, writes, dv = v.shape
+    shapes = [state.shape, (steps, heads, dv), _kept(state, steps, writes), v.shape]
+    last, y, *kept = call("delta_forward", shapes, *xs, starts, state)
+    return (last, y), (state, starts, xs, *kept)
+
+
+def _delta_bwd(kept, gradients):
+    return _backward("delta_backward", *kept[:3], kept[3:], gradients)
+
+
+delta.defvjp(_delta_fwd, _delta_bwd)
+
+
+def _kept(state: Array, steps: int, writes: int = 1) -> tuple[int, ...]:
+    return (-(-steps // max(1, SPAN // writes)), *state.shape)
+
+
+def _backward(name, state, starts, xs, kept, gradients):
+    """Derivatives in the arguments of a recurrence: state, starts, xs."""
+    heads = state.shape[0]
+    shapes = [(len(x), heads, *x.shape[2:]) for x in xs]
+    *found, to_state = call(name, [*shapes, state.shape], *xs, starts, *kept, *gradients)
+    shared = [g if x.shape[1] == heads else g.sum(1, keepdims=True) for g, x in zip(found, xs, strict=True)]
+    return to_state, None, *shared

@@ -1,0 +1,221 @@
+"""Compiled kernels give what their twins in JAX do, derivatives too, in whatever batch they are called."""
+
+import contextlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from linmem.core.chunked.decay import Decay
+from linmem.core.chunked.delta import DeltaInputs, DeltaRule
+from linmem.core.chunked.kernel import unroll_heads, vmap_heads, walk
+from linmem.core.chunked.normalised import Normalised, NormalisedInputs, NormalisedState
+from linmem.core.chunked.scalar_decay import ScalarDecay, ScalarInputs
+from linmem.core.chunked.vector_decay import VectorDecay, VectorInputs
+from linmem.core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
+from linmem.core.native import library
+from linmem.core.native.convolution import convolution
+from linmem.core.native.gru import recur
+from linmem.memories import CONFORMING
+from linmem.memories.gru import GRU
+from linmem.memories.matrix_memory import AbstractMatrixMemory
+from linmem.memories.short_convolution import ShortConvolution
+from test_chunked import compare
+
+if not shutil.which("c++"):  # nothing was built, and nothing is promised
+    pytest.skip("no C++ compiler", allow_module_level=True)
+
+T, HEADS, BATCH = 70, 3, 2  # longer than two of the spans that backward does again
+STARTS = np.isin(np.arange(T), [7, 8, 40, 64])
+KINDS = ("scalar", "vector", "normalised", "delta", "products with decay", "vector delta")
+SIZES = (
+    (3, 5),
+    (16, 32),
+    (40, 9),
+)  # rows of numbers that are no whole vector; of 2 and 4 vectors; of 5 and 2
+
+
+def example(kind, sizes, dtype):
+    """A kernel with states, inputs and head axes, of ``BATCH`` sequences."""
+    (dk, dv), rng = sizes, np.random.default_rng(0)
+
+    def f(*shape):
+        return jnp.asarray(rng.normal(size=(BATCH, *shape)), dtype)
+
+    def uniform(*shape):
+        return jnp.asarray(rng.uniform(size=(BATCH, *shape)), dtype)
+
+    def decay(*shape):
+        sign = rng.choice([-1.0, 1.0], (BATCH, *shape))
+        return Decay(-20 * uniform(*shape) ** 8, jnp.asarray(sign, dtype))
+
+    def unit(*shape):
+        return (x := f(*shape)) / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    q, k, v, state = f(T, HEADS, dk) / dk**0.5, f(T, HEADS, dk), f(T, HEADS, dv), f(HEADS, dk, dv)
+    match kind:
+        case "scalar":  # queries and keys that the heads share
+            axes = ScalarInputs(None, None, 0, 0)
+            return ScalarDecay(), state, ScalarInputs(q[:, :, 0], k[:, :, 0], v, decay(T, HEADS)), axes
+        case "vector":
+            return VectorDecay(), state, VectorInputs(q, k, v, decay(T, HEADS, dk)), 0
+        case "normalised":
+            state = NormalisedState(state, f(HEADS, dk), f(HEADS))
+            return Normalised(), state, NormalisedInputs(q, k, v, 9 * f(T, HEADS), decay(T, HEADS)), 0
+        case "delta":
+            xs = DeltaInputs(q, unit(T, HEADS, 1, dk), f(T, HEADS, 1, dv), 2 * uniform(T, HEADS, 1), None)
+            return DeltaRule(), state, xs, 0
+        case "products with decay":
+            beta = 2 * uniform(T, HEADS, 2)
+            xs = DeltaInputs(q, unit(T, HEADS, 2, dk), f(T, HEADS, 2, dv), beta, decay(T, HEADS))
+            return DeltaRule(), state, xs, 0
+        case _:
+            a = unit(T, HEADS, dk)
+            xs = VectorDeltaInputs(q, k, v, a, -a * uniform(T, HEADS, dk), decay(T, HEADS, dk))
+            return VectorDelta(), state, xs, 0
+
+
+def compiled(kernel, state, xs, starts, axes):
+    assert library.serves(jax.tree.leaves(xs)[0].dtype)
+    return unroll_heads(kernel, state, xs, starts, axes)
+
+
+def stepped(kernel, state, xs, starts, axes):
+    return vmap_heads(lambda *a: walk(kernel, *a), state, xs, starts, axes)
+
+
+def weighted(outputs):
+    return sum(jnp.sum(jnp.cos(jnp.arange(x.size)).reshape(x.shape) * x) for x in jax.tree.leaves(outputs))
+
+
+def with_derivatives(function, *arguments):
+    """What ``function`` gives, and the derivatives in all arguments of a weighted sum of it."""
+
+    def loss(arguments):
+        outputs = function(*arguments)
+        return weighted(outputs), outputs
+
+    return jax.jit(jax.grad(loss, has_aux=True))(arguments)
+
+
+def of_matrices(run, kernel, state, xs, axes):
+    starts = jnp.asarray(STARTS)
+    return with_derivatives(jax.vmap(lambda state, xs: run(kernel, state, xs, starts, axes)), state, xs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_matrix_states_are_those_of_stepping(kind, sizes, float64):
+    kernel, state, xs, axes = example(kind, sizes, jnp.float32)
+    same = jax.tree.map(
+        lambda x: x.astype(jnp.float64), (state, xs)
+    )  # rounding inputs moves some answers more
+    exact = of_matrices(stepped, kernel, *same, axes)
+    compare(of_matrices(compiled, kernel, *same, axes), exact, 1e-9)
+    compare(of_matrices(compiled, kernel, state, xs, axes), exact, 1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_and_its_derivatives_stay_in_their_episode(kind):
+    kernel, state, xs, axes = example(kind, (3, 5), jnp.float32)
+    run = jax.jit(lambda state, xs: of_matrices(compiled, kernel, state, xs, axes))
+    (to_state, to_xs), (last, ys) = run(state, xs)
+    broken = jax.tree.map(lambda x: x.at[:, 50].set(jnp.nan), xs)  # in the episode of steps 40 to 63
+    (to_state_, to_xs_), (last_, ys_) = run(state, broken)
+    assert np.isnan(ys_[:, 50:64]).all()
+    for clean, got in zip(jax.tree.leaves((ys, to_xs)), jax.tree.leaves((ys_, to_xs_)), strict=True):
+        np.testing.assert_array_equal(clean[:, :40], got[:, :40])
+        np.testing.assert_array_equal(clean[:, 64:], got[:, 64:])
+    for clean, got in zip(
+        jax.tree.leaves((last, to_state)), jax.tree.leaves((last_, to_state_)), strict=True
+    ):
+        np.testing.assert_array_equal(clean, got)
+
+
+def test_a_stabiliser_of_whole_numbers_loses_no_digit(float64):
+    """Gates that add up to thousands: exponents are differences of large numbers."""
+    kernel, state, xs, axes = example("normalised", (3, 5), jnp.float64)
+    xs = xs._replace(input=200 * xs.input, forget=xs.forget._replace(log=40 * xs.forget.log))
+    cast = jax.tree.map(lambda x: x.astype(jnp.float32), (state, xs))
+    again = jax.tree.map(lambda x: x.astype(jnp.float64), cast)
+    exact = of_matrices(stepped, kernel, *again, axes)[1][1]
+    compare(of_matrices(compiled, kernel, *cast, axes)[1][1], exact, 1e-4)
+
+
+@pytest.mark.parametrize(("width", "steps"), [(4, T), (1, 9), (4, 2)])
+def test_the_convolution_is_that_of_jax(width, steps, float64):
+    rng = np.random.default_rng(1)
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    weight, window, xs = f(width, 5), f(BATCH, width - 1, 5), f(BATCH, steps, 5)
+    starts = jnp.asarray(np.isin(np.arange(BATCH * steps), [1, 7, 8, 40, 75]).reshape(BATCH, steps))
+
+    def twin(weight, window, xs, starts):
+        with library.without():
+            layer = ShortConvolution(5, width, key=jax.random.key(0))
+            return type(layer).unroll(with_weight(layer, weight), window, xs, starts)[1]
+
+    def batched(one):
+        return lambda weight, window, xs: jax.vmap(one, (None, 0, 0, 0))(weight, window, xs, starts)
+
+    got = with_derivatives(batched(convolution), weight, window, xs)
+    compare(got, with_derivatives(batched(twin), weight, window, xs), 1e-12)
+
+
+def with_weight(layer, weight):
+    return jax.tree.unflatten(jax.tree.structure(layer), [weight])
+
+
+def gru(make, weights, xs, state, starts):
+    """``BATCH`` seeds, each with weights of its own and 11 sequences: a whole group and a part of one."""
+
+    def one(weights, x, state, start):
+        memory = jax.tree.unflatten(jax.tree.structure(GRU(3, 5, key=jax.random.key(0))), weights)
+        with make():
+            return memory.unroll(state, x, start)[1]
+
+    return jax.vmap(jax.vmap(one, (None, 0, 0, 0)))(weights, xs, state, starts)
+
+
+def test_the_gated_unit_is_that_of_jax(float64):
+    rng = np.random.default_rng(2)
+    f = lambda *shape: jnp.asarray(rng.normal(size=(BATCH, *shape)))  # noqa: E731
+    weights = [f(*leaf.shape) for leaf in jax.tree.leaves(GRU(3, 5, key=jax.random.key(0)))]
+    xs, state = 3 * f(11, 20, 3), f(11, 5)
+    starts = jnp.asarray(rng.uniform(size=(BATCH, 11, 20)) < 0.1)
+    run = lambda make: with_derivatives(lambda *a: gru(make, *a, starts), weights, xs, state)  # noqa: E731
+    exact = run(library.without)
+    compare(run(contextlib.nullcontext), exact, 1e-7)  # the twin's sigmoid is a tanh
+    weights, xs, state = jax.tree.map(lambda x: x.astype(jnp.float32), (weights, xs, state))
+    compare(run(contextlib.nullcontext), exact, 1e-4)
+
+
+def test_gates_that_are_shut_or_open_are_finite_and_right():
+    entering = jnp.asarray([[x] * 3 for x in (-1e30, -200.0, -88.0, -1e-3, 0.0, 1e-3, 88.0, 200.0, 1e30)])
+    w, zero, starts = jnp.zeros((3, 1)), jnp.zeros(1), jnp.ones(len(entering), bool)
+    states = jax.jit(recur)(w, zero, entering, starts, zero)[:, 0]
+    x = np.asarray(entering[:, 0], np.float64)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(states, np.tanh(x) / (1 + np.exp(x)), atol=1e-7)
+
+
+@pytest.mark.parametrize("layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, GRU))])
+def test_layers_are_the_same_without_compiled_kernels(layer):
+    memory, xs = layer.example(jax.random.key(0), 20)
+    starts = jnp.arange(20) == 7
+    run = jax.jit(lambda xs: memory.unroll(memory.init(), xs, starts)[1])
+    assert "linmem_" in run.lower(xs).as_text()
+    with library.without():
+        twin = jax.jit(lambda xs: memory.unroll(memory.init(), xs, starts)[1])
+        assert "linmem_" not in twin.lower(xs).as_text()
+        expected = twin(xs)
+    np.testing.assert_allclose(run(xs), expected, atol=2e-5)
+
+
+def test_types_that_kernels_do_not_take_go_the_other_way():
+    assert not library.serves(jnp.dtype(jnp.bfloat16))
+    memory, xs = GRU.example(jax.random.key(0), 4)
+    memory, xs = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (memory, xs))
+    _, ys = memory.unroll(memory.init().astype(jnp.bfloat16), xs, jnp.zeros(4, bool))
+    assert ys.dtype == jnp.bfloat16
