@@ -18,8 +18,11 @@ from linmem.core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
 from linmem.core.native import library
 from linmem.core.native.convolution import convolution
 from linmem.core.native.gru import recur
+from linmem.core.native.selective import exponential_scan
+from linmem.core.selective_scan import selective_scan
 from linmem.memories import CONFORMING
 from linmem.memories.gru import GRU
+from linmem.memories.mamba import Mamba
 from linmem.memories.matrix_memory import AbstractMatrixMemory
 from linmem.memories.short_convolution import ShortConvolution
 from test_chunked import compare
@@ -163,6 +166,33 @@ def test_the_convolution_is_that_of_jax(width, steps, float64):
     compare(got, with_derivatives(batched(twin), weight, window, xs), 1e-12)
 
 
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize(
+    "channels", [5, 130]
+)  # 130: two parts of a sequence, whose rows are no whole vectors
+def test_the_selective_scan_is_that_of_jax(negative, channels, float64):
+    rng, n = np.random.default_rng(3), 3
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
+    rate = -jnp.exp(f(n, channels))
+    delta, value = (jnp.abs(f(BATCH, T, channels)) for _ in range(2))
+    key, query, initial = f(BATCH, T, n), f(BATCH, T, n), f(BATCH, n, channels)
+    p, r = form = jnp.asarray([2.0, -1.0] if negative else [1.0, 0.0])
+
+    def ours(rate, delta, key, query, value, initial):
+        scan = lambda *a: exponential_scan(rate, *a[:4], form.astype(rate.dtype), jnp.asarray(STARTS), a[4])  # noqa: E731
+        return jax.vmap(scan)(delta, key, query, value, initial)
+
+    def twin(rate, delta, key, query, value, initial):
+        decay = lambda delta, key: p * jnp.exp(delta * rate) + r  # noqa: E731
+        scan = lambda *a: selective_scan(decay, a[4], *a[:4], jnp.asarray(STARTS))  # noqa: E731
+        return jax.vmap(scan)(delta, key, query, value, initial)
+
+    arguments = rate, delta, key, query, value, initial
+    exact = with_derivatives(twin, *arguments)
+    compare(with_derivatives(ours, *arguments), exact, 1e-11)
+    compare(with_derivatives(ours, *(x.astype(jnp.float32) for x in arguments)), exact, 2e-5)
+
+
 def with_weight(layer, weight):
     return jax.tree.unflatten(jax.tree.structure(layer), [weight])
 
@@ -200,7 +230,9 @@ def test_gates_that_are_shut_or_open_are_finite_and_right():
         np.testing.assert_allclose(states, np.tanh(x) / (1 + np.exp(x)), atol=1e-7)
 
 
-@pytest.mark.parametrize("layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, GRU))])
+@pytest.mark.parametrize(
+    "layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, GRU, Mamba))]
+)
 def test_layers_are_the_same_without_compiled_kernels(layer):
     memory, xs = layer.example(jax.random.key(0), 20)
     starts = jnp.arange(20) == 7

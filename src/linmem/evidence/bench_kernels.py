@@ -7,18 +7,19 @@
 - acting: all learned layers, one step at a time.
 
 The floor of a layer is the larger of its operations over the measured speed of a large matrix product, and
-its bytes over the measured speed of a + b. Counted per step, forward, as multiply-adds, with C the chunk
-length that was chosen and n the writes a step:
+its bytes over the measured speed of a + b. Counted per step, forward, as multiply-adds (a product with a
+decay is one, too), the fewer of the two forms, with C the chunk length that was chosen and n the writes a
+step:
 
-| kernel          | multiply-adds per head and step (a causal product meets C / 2 steps on average) |
-|-----------------|----------------------------------------------------------------------------------|
-| scalar, vector  | C/2 (dk + dv) + 2 dk dv                                                            |
-| normalised      | C/2 (dk + dv) + 2 dk dv + 2 dk                                                     |
-| delta           | (n + 1) n C/2 (dk + dv) + (2 n + 1) dk dv                                          |
-| vector delta    | 4 C/2 (dk + dv) + 4 dk dv                                                          |
+| kernel          | in chunks (a causal product meets C / 2 steps on average) | step by step    |
+|-----------------|-----------------------------------------------------------|-----------------|
+| scalar, vector  | C/2 (dk + dv) + 2 dk dv                                   | 3 dk dv         |
+| normalised      | C/2 (dk + dv) + 2 dk dv + 2 dk                            | 3 dk (dv + 1)   |
+| delta           | (n + 1) n C/2 (dk + dv) + (2 n + 1) dk dv                 | (2 n + 2) dk dv |
+| vector delta    | 4 C/2 (dk + dv) + 4 dk dv                                 | 5 dk dv         |
 
 plus one multiply-add per entry of every projection matrix. The backward pass costs twice the forward one
-(each product has two derivatives), so operations are 6 times the multiply-adds. Recomputing chunks is our
+(each product has two derivatives), so operations are 6 times the multiply-adds. Computing states again is our
 choice and not counted. Bytes: every number that enters or leaves a layer or a kernel is written once and
 read once forward, read once backward, and its derivative written once and read once: 5 passes.
 """
@@ -181,19 +182,19 @@ def floor(memory: AbstractMatrixMemory, tokens: int, peak: float, bandwidth: flo
     match memory.kernel:
         case DeltaRule():
             n = inputs.k.shape[1]
-            kernel = (n + 1) * n * chunk / 2 * (dk + dv) + (2 * n + 1) * dk * dv
+            forms = (n + 1) * n * chunk / 2 * (dk + dv) + (2 * n + 1) * dk * dv, (2 * n + 2) * dk * dv
         case VectorDelta():
-            kernel = 4 * chunk / 2 * (dk + dv) + 4 * dk * dv
+            forms = 4 * chunk / 2 * (dk + dv) + 4 * dk * dv, 5 * dk * dv
         case Normalised():
-            kernel = chunk / 2 * (dk + dv) + 2 * dk * dv + 2 * dk
+            forms = chunk / 2 * (dk + dv) + 2 * dk * dv + 2 * dk, 3 * dk * (dv + 1)
         case _:
-            kernel = chunk / 2 * (dk + dv) + 2 * dk * dv
+            forms = chunk / 2 * (dk + dv) + 2 * dk * dv, 3 * dk * dv
     matrices = [leaf for leaf in jax.tree.leaves(memory) if leaf.ndim == 2 and leaf.shape[0] != heads]
     weights = sum(leaf.size for leaf in matrices)
     if memory.convolution is not None:
         weights -= memory.convolution.weight.size  # no product of matrices
     numbers = 2 * SIZE + heads * dv + sum(leaf.size for leaf in jax.tree.leaves((inputs, rest)))
-    return tokens * max(6 * (heads * kernel + weights) / peak, 4 * 5 * numbers / bandwidth)
+    return tokens * max(6 * (heads * min(forms) + weights) / peak, 4 * 5 * numbers / bandwidth)
 
 
 def _mixed(memory, x):

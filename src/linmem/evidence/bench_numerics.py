@@ -1,5 +1,5 @@
-"""`linmem bench numerics`: how far the chunked kernels are from the float64 recurrence, and whether a long
-run stays finite.
+"""`linmem bench numerics`: how far the chunked kernels and the compiled loops are from the float64
+recurrence, and whether a long run stays finite.
 
 The inputs are float32 numbers, and the recurrence in float64 is given the same. With others the comparison
 would measure the problem and not the kernel: where mLSTM's n . q almost cancels, rounding the inputs to
@@ -21,6 +21,7 @@ from ..core.chunked.normalised import Normalised, NormalisedInputs
 from ..core.chunked.scalar_decay import ScalarDecay, ScalarInputs
 from ..core.chunked.vector_decay import VectorDecay, VectorInputs
 from ..core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
+from ..core.native import library
 from ..reports.tables import Table
 from .conclude import Evidence, Target, conclude
 
@@ -30,8 +31,8 @@ FLOAT32, FLOAT64 = 1e-4, 1e-9
 
 
 def main(steps: int = 4096, long: int = 1_000_000, json: Path | None = None) -> int:
-    """Compare chunks with stepping in float64: values and derivatives, decays from exp(-20) to 1 of either
-    sign.
+    """Compare chunks and compiled loops with stepping in float64: values and derivatives, decays from
+    exp(-20) to 1 of either sign.
 
     Args:
         steps: length of the compared sequences, with a start every few hundred steps.
@@ -41,7 +42,12 @@ def main(steps: int = 4096, long: int = 1_000_000, json: Path | None = None) -> 
     before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_enable_x64", True)
     try:
-        rows = [_row(kind, steps, long) for kind in track(KERNELS, "comparing kernels")]
+        forms = {"chunks": unroll} | ({"compiled": _compiled} if library.serves(jnp.dtype("float32")) else {})
+        every = [(kind, form) for kind in KERNELS for form in forms]
+        rows: list[dict[str, Any]] = [
+            _row(kind, forms[form], steps, long) | {"form": form}
+            for kind, form in track(every, "comparing kernels")
+        ]
     finally:
         jax.config.update("jax_enable_x64", before)
     largest = {name: max(row[name] for row in rows) for name in rows[0] if name.startswith("float")}
@@ -53,9 +59,9 @@ def main(steps: int = 4096, long: int = 1_000_000, json: Path | None = None) -> 
     finite = all(row["finite"] for row in rows)
     targets.append(Target(f"{long:,} steps stay finite", finite, "yes" if finite else "no", "yes"))
     table = Table(
-        ("kernel", *largest, "finite"),
+        ("kernel", "form", *largest, "finite"),
         [
-            (r["kernel"], *(f"{r[name]:.1e}" for name in largest), "yes" if r["finite"] else "NO")
+            (r["kernel"], r["form"], *(f"{r[name]:.1e}" for name in largest), "yes" if r["finite"] else "NO")
             for r in rows
         ],
     )
@@ -63,7 +69,14 @@ def main(steps: int = 4096, long: int = 1_000_000, json: Path | None = None) -> 
     return conclude(Evidence("bench numerics", rows, table, targets, remarks), json)
 
 
-def _row(kind: str, steps: int, long: int) -> dict[str, Any]:
+def _compiled(kernel: Any, state: Any, xs: Any, starts: Any) -> tuple[Any, Any]:
+    """``unroll`` of one head by the compiled loop."""
+    one = jax.tree.map(lambda x: x[None], state), jax.tree.map(lambda x: x[:, None], xs)
+    state, ys = kernel.compiled(*one, starts)
+    return jax.tree.map(lambda x: x[0], state), ys[:, 0]
+
+
+def _row(kind: str, run: Any, steps: int, long: int) -> dict[str, Any]:
     kernel, xs = _example(kind, steps, jnp.float32)
     xs = jax.tree.map(lambda x: x.astype(jnp.float64), xs)
     starts = jnp.asarray(np.random.default_rng(1).uniform(size=steps) < 1 / 300)
@@ -72,13 +85,13 @@ def _row(kind: str, steps: int, long: int) -> dict[str, Any]:
     for dtype in (jnp.float32, jnp.float64):
         cast = jax.tree.map(lambda x: x.astype(dtype), xs)  # noqa: B023
         for what, got, right in zip(
-            ("values", "derivatives"), _everything(unroll, kernel, cast, starts, dtype), exact, strict=True
+            ("values", "derivatives"), _everything(run, kernel, cast, starts, dtype), exact, strict=True
         ):
             errors = map(_error, jax.tree.leaves(got), jax.tree.leaves(right))
             row[f"{dtype.__name__} {what}"] = max(errors)
     _, xs = _example(kind, long, jnp.float32)
     state = _state(kernel, jnp.float32)
-    outputs = jax.jit(lambda *a: unroll(kernel, *a))(state, xs, jnp.zeros(long, bool))
+    outputs = jax.jit(lambda *a: run(kernel, *a))(state, xs, jnp.zeros(long, bool))
     row["finite"] = all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(outputs))
     return row
 

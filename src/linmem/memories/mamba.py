@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.native import library
+from ..core.native.selective import exponential_scan
 from ..core.selective_scan import over_states
 from .eigenvalue_range import decay
 from .selective import AbstractSelective
@@ -75,6 +77,13 @@ class Mamba(AbstractSelective):
         return lambda delta, key: decay(
             jnp.exp(over_states(delta, len(key)) * of_states), self.negative_eigenvalues
         )
+
+    def scan(self, initial, delta, key, query, value, starts):
+        if not library.serves(value.dtype):
+            return super().scan(initial, delta, key, query, value, starts)
+        form = jnp.asarray((2.0, -1.0) if self.negative_eigenvalues else (1.0, 0.0), value.dtype)
+        rate = -jnp.exp(self.log_decay).T
+        return exponential_scan(rate, delta, key, query, value, form, starts, initial)
 
     def reference_update(self, h, rate, key, u):
         Delta, A = np.logaddexp(rate, 0), -np.exp(np.asarray(self.log_decay, np.float64))

@@ -73,6 +73,10 @@ class AbstractSelective(AbstractMemory):
     def decay(self) -> Decay:
         """a_t from (delta_t, k_t)."""
 
+    def scan(self, initial, delta, key, query, value, starts):
+        """(last state, y of all steps)."""
+        return selective_scan(self.decay(), initial, delta, key, query, value, starts)
+
     @abc.abstractmethod
     def reference_update(self, h: np.ndarray, rate: np.ndarray, key: np.ndarray, u: np.ndarray) -> np.ndarray:
         """The paper's update in float64 NumPy, of H (c, n)."""
@@ -106,7 +110,7 @@ class AbstractSelective(AbstractMemory):
         us, gates = jnp.split(project(xs, self.enter), 2, axis=-1)
         window, convolved = self.convolution.unroll(state.window, us, starts)
         delta, key, query, value, us = self._coefficients(convolved)
-        h, ys = selective_scan(self.decay(), state.h, delta, key, query, value, starts)
+        h, ys = self.scan(state.h, delta, key, query, value, starts)
         return SelectiveState(window, h), self._leave(ys, us, gates)
 
     def reference(self, xs, starts):

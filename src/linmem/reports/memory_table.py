@@ -33,6 +33,8 @@ what T steps of training cost:
 - pieces: the same in pieces of sqrt(T) steps; only the states between pieces are kept, and a piece is run
   again for its derivative.
 - chunks: products of matrices within chunks of C steps, O(T (C width + state)); a state is kept per chunk.
+  On a CPU a compiled loop, where one was built: a state is kept every 32 writes, and the steps between are
+  run again for the derivative.
 - convolution: FFTs over the sequence, O(T log T) a channel, log T times more because starts cut it. *Or
   convolution*: its `convolve` does that for a whole sequence without starts inside.
 - own: the layer's own loop or mixture of these; its file says how.
@@ -79,7 +81,7 @@ def form(memory: AbstractMemory) -> str:
         way = "scan"
     else:
         source = inspect.getsource(type(memory).unroll)
-        ways = {"checkpointed_scan": "pieces", "selective_scan": "pieces", "causal_filter": "convolution"}
+        ways = {"checkpointed_scan": "pieces", "self.scan": "pieces", "causal_filter": "convolution"}
         way = next((way for call, way in ways.items() if call in source), "own")
     return way + " or convolution" * hasattr(memory, "convolve")
 

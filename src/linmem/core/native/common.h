@@ -43,6 +43,27 @@ inline double sum(Vec<double> x) {
   return half[0] + half[1];
 }
 
+// e^x. Below -87 it is about 1e-38, above 88 about 1e38; NaN stays NaN.
+inline Vec<float> exponential(Vec<float> x) {
+  typedef int32_t Integers __attribute__((vector_size(32)));
+  const Vec<float> low = Vec<float>{} - 87.f, high = Vec<float>{} + 88.f;
+  x = x < low ? low : x;
+  x = x > high ? high : x;
+  // x = n log 2 + rest, |rest| <= log(2) / 2; adding 1.5 * 2^23 rounds to a whole number
+  const Vec<float> shift = Vec<float>{} + 12582912.f;
+  const Vec<float> shifted = x * 1.44269504f + shift, n = shifted - shift;
+  const Vec<float> rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // log 2 in two parts, the first exact in products
+  Vec<float> sum = Vec<float>{} + 1.f / 5040;                             // Taylor's: its next term is below 6e-9
+  for (float term : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) sum = sum * rest + term;
+  const Integers power = ((Integers)shifted - (Integers)shift) << 23;  // n in the exponent's bits
+  return x == x ? (Vec<float>)((Integers)sum + power) : x;
+}
+
+inline Vec<double> exponential(Vec<double> x) {
+  for (int i = 0; i < LANES<double>; ++i) x[i] = std::exp(x[i]);
+  return x;
+}
+
 // How many vectors hold n numbers.
 template <class T>
 inline int vectors(int64_t n) {

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 NAME = "kernels.so"
 _KERNELS = [
     f"linmem_{kernel}_{direction}"
-    for kernel in ("decay", "removal", "delta", "convolution", "gru")
+    for kernel in ("decay", "removal", "delta", "convolution", "gru", "selective")
     for direction in ("forward", "backward")
 ]
 _on = contextvars.ContextVar("on", default=True)

@@ -37,7 +37,7 @@ def _decay_fwd(state, starts, q, k, v, w):
 
 
 def _decay_bwd(kept, gradients):
-    return _backward("decay_backward", *kept[:3], kept[3:], gradients)
+    return _backward("decay_backward", kept, gradients)
 
 
 decay.defvjp(_decay_fwd, _decay_bwd)
@@ -66,7 +66,7 @@ def _removal_fwd(state, starts, q, k, v, w, a, b):
 
 
 def _removal_bwd(kept, gradients):
-    return _backward("removal_backward", *kept[:3], kept[3:], gradients)
+    return _backward("removal_backward", kept, gradients)
 
 
 removal.defvjp(_removal_fwd, _removal_bwd)
@@ -95,7 +95,7 @@ def _delta_fwd(state, starts, q, k, v, beta, w):
 
 
 def _delta_bwd(kept, gradients):
-    return _backward("delta_backward", *kept[:3], kept[3:], gradients)
+    return _backward("delta_backward", kept, gradients)
 
 
 delta.defvjp(_delta_fwd, _delta_bwd)
@@ -105,8 +105,9 @@ def _kept(state: Array, steps: int, writes: int = 1) -> tuple[int, ...]:
     return (-(-steps // max(1, SPAN // writes)), *state.shape)
 
 
-def _backward(name, state, starts, xs, kept, gradients):
+def _backward(name, kept, gradients):
     """Derivatives in the arguments of a recurrence: state, starts, xs."""
+    state, starts, xs, *kept = kept
     heads = state.shape[0]
     shapes = [(len(x), heads, *x.shape[2:]) for x in xs]
     *found, to_state = call(name, [*shapes, state.shape], *xs, starts, *kept, *gradients)
