@@ -65,14 +65,13 @@ template <class T, int N, bool REMOVES>
 void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept, Steps<const T> u, const T* dlast,
                     Steps<const T> dy, T* dstate, const DecayAdjoint<T>& d) {
   const int row = N ? N : count;
-  // how many vectors of a row at a time: the sums and factors of two fit into the registers. Removals need whole rows.
-  constexpr int AT_ONCE = !N ? 1 : REMOVES ? N : N % 2 ? 1 : 2;
+  constexpr int SOME = std::min(TOGETHER<N>, 2);
   const int64_t block = n.dv * row;
-  Scratch<T> states((n.span + 1) * block), adjoint(block), zeros(block), sums(n.dv);
-  Vec<T>*S = states.get(), *dS = adjoint.get(), *along = sums.get();
-  Rows<T, N, 12> rows(row);
+  Scratch<T> states((n.span + 1) * block), adjoint(block), zeros(block), sums(2 * n.dv);
+  Vec<T>*S = states.get(), *dS = adjoint.get(), *along = sums.get(), *along_b = along + n.dv;
+  Rows<T, N, 10> rows(row);
   Vec<T>*q = rows[0], *k = rows[1], *w = rows[2], *a = rows[3], *b = rows[4];
-  Vec<T>*dq = rows[5], *dk = rows[6], *dw = rows[7], *da = rows[8], *db = rows[9], *g = rows[10];
+  Vec<T>*dq = rows[5], *dk = rows[6], *dw = rows[7], *da = rows[8], *db = rows[9];
   auto load_factors = [&](int64_t t) {
     load(k, x.k.at(t), n.dk);
     if (x.w.width == 1)
@@ -112,36 +111,47 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
       if constexpr (REMOVES) {
         load(a, x.a.at(t), n.dk);
         const T* removed = u.at(t);
-        for (int j = 0; j < row; ++j) dq[j] = dk[j] = dw[j] = da[j] = db[j] = Vec<T>{};
-        for (int64_t c = 0; c < n.dv; ++c) {
-          const T dyc = dread[c], vc = v[c], uc = removed[c];
-          Vec<T> with_k{}, with_b{};
-          for (int j = 0; j < row; ++j) {
-            g[j] = dS[c * row + j] + dyc * q[j];
-            dq[j] += dyc * to[c * row + j];
-            dk[j] += vc * g[j];
-            db[j] += uc * g[j];
-            with_k += g[j] * k[j];
-            with_b += g[j] * b[j];
+        std::fill(along, along + 2 * n.dv, Vec<T>{});
+        for (int j = 0; j < row; j += SOME) {
+          Vec<T> sq[SOME]{}, sk[SOME]{}, sb[SOME]{}, sw[SOME]{};
+          for (int64_t c = 0; c < n.dv; ++c) {
+            const T dyc = dread[c], vc = v[c], uc = removed[c];
+            Vec<T> with_k = along[c], with_b = along_b[c];
+            for (int o = 0; o < SOME; ++o) {
+              const int64_t at = c * row + j + o;
+              const Vec<T> g = dS[at] + dyc * q[j + o];
+              sq[o] += dyc * to[at];
+              sk[o] += vc * g;
+              sb[o] += uc * g;
+              sw[o] += g * from[at];
+              with_k += g * k[j + o];
+              with_b += g * b[j + o];
+              dS[at] = g;
+            }
+            along[c] = with_k, along_b[c] = with_b;
           }
-          dv[c] = sum(with_k);
-          const T duc = sum(with_b);
+          for (int o = 0; o < SOME; ++o)
+            dq[j + o] = sq[o], dk[j + o] = sk[o], db[j + o] = sb[o], dw[j + o] = sw[o], da[j + o] = Vec<T>{};
+        }
+        for (int64_t c = 0; c < n.dv; ++c) {
+          dv[c] = sum(along[c]);
+          const T du = sum(along_b[c]);
           for (int j = 0; j < row; ++j) {
-            dw[j] += g[j] * from[c * row + j];
-            da[j] += duc * from[c * row + j];
-            dS[c * row + j] = w[j] * g[j] + duc * a[j];
+            const int64_t at = c * row + j;
+            da[j] += du * from[at];
+            dS[at] = w[j] * dS[at] + du * a[j];
           }
         }
         store(d.a.at(t), da, n.dk);
         store(d.b.at(t), db, n.dk);
       } else {
         std::fill(along, along + n.dv, Vec<T>{});
-        for (int j = 0; j < row; j += AT_ONCE) {
-          Vec<T> sq[AT_ONCE]{}, sk[AT_ONCE]{}, sw[AT_ONCE]{};
+        for (int j = 0; j < row; j += SOME) {
+          Vec<T> sq[SOME]{}, sk[SOME]{}, sw[SOME]{};
           for (int64_t c = 0; c < n.dv; ++c) {
             const T dyc = dread[c], vc = v[c];
             Vec<T> with_k = along[c];
-            for (int o = 0; o < AT_ONCE; ++o) {
+            for (int o = 0; o < SOME; ++o) {
               const int64_t at = c * row + j + o;
               Vec<T> g = dS[at] + dyc * q[j + o];
               sq[o] += dyc * to[at];
@@ -152,7 +162,7 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
             }
             along[c] = with_k;
           }
-          for (int o = 0; o < AT_ONCE; ++o) dq[j + o] = sq[o], dk[j + o] = sk[o], dw[j + o] = sw[o];
+          for (int o = 0; o < SOME; ++o) dq[j + o] = sq[o], dk[j + o] = sk[o], dw[j + o] = sw[o];
         }
         for (int64_t c = 0; c < n.dv; ++c) dv[c] = sum(along[c]);
       }

@@ -65,11 +65,12 @@ template <class T, int N>
 void delta_backward(const Delta<T>& x, const Sizes& n, int count, const T* kept, Steps<const T> errors,
                     const T* dlast, Steps<const T> dy, T* dstate, const DeltaAdjoint<T>& d) {
   const int row = N ? N : count;
+  constexpr int SOME = TOGETHER<N>;
   const int64_t block = n.dv * row;
-  Scratch<T> states((n.span * n.writes + 1) * block), adjoint(block), zeros(block);
-  Vec<T>*S = states.get(), *dS = adjoint.get();
-  Rows<T, N, 6> rows(row);
-  Vec<T>*q = rows[0], *k = rows[1], *dq = rows[2], *dk = rows[3], *dw = rows[4], *g = rows[5];
+  Scratch<T> states((n.span * n.writes + 1) * block), adjoint(block), zeros(block), sums(n.dv);
+  Vec<T>*S = states.get(), *dS = adjoint.get(), *along = sums.get();
+  Rows<T, N, 5> rows(row);
+  Vec<T>*q = rows[0], *k = rows[1], *dq = rows[2], *dk = rows[3], *dw = rows[4];
   restore_transposed(dS, dlast, n, row);
   for (int64_t begin = (n.steps - 1) / n.span * n.span; begin >= 0; begin -= n.span) {
     const int64_t end = std::min(begin + n.span, n.steps);
@@ -98,26 +99,43 @@ void delta_backward(const Delta<T>& x, const Sizes& n, int count, const T* kept,
         load(k, x.k.at(t) + m * n.dk, n.dk);
         const T *e = errors.at(t) + m * n.dv, w = m ? T(1) : x.w.at(t)[0], beta = x.beta.at(t)[m];
         const Vec<T>*from = before(t, m), *to = after(t, m);
-        const T reads = m == n.writes - 1 ? T(1) : T(0);
+        const bool reads = m == n.writes - 1;
         T *dv = d.v.at(t) + m * n.dv, dbeta = 0;
-        for (int j = 0; j < row; ++j) dk[j] = dw[j] = Vec<T>{};
+        std::fill(along, along + n.dv, Vec<T>{});
+        for (int j = 0; j < row; j += SOME) {
+          Vec<T> sq[SOME]{};
+          for (int64_t c = 0; c < n.dv; ++c) {
+            const T dyc = reads ? dread[c] : T(0);
+            Vec<T> with_k = along[c];
+            for (int o = 0; o < SOME; ++o) {
+              const int64_t at = c * row + j + o;
+              const Vec<T> g = dS[at] + dyc * q[j + o];
+              sq[o] += dyc * to[at];
+              with_k += g * k[j + o];
+              dS[at] = g;
+            }
+            along[c] = with_k;
+          }
+          for (int o = 0; o < SOME; ++o) dq[j + o] += sq[o];
+        }
         for (int64_t c = 0; c < n.dv; ++c) {
-          const T dyc = reads * dread[c], written = beta * e[c];
-          Vec<T> with_k{};
-          for (int j = 0; j < row; ++j) {
-            g[j] = dS[c * row + j] + dyc * q[j];
-            dq[j] += dyc * to[c * row + j];
-            with_k += g[j] * k[j];
-          }
-          const T dwritten = sum(with_k), de = beta * dwritten;
+          const T dwritten = sum(along[c]);
           dbeta += dwritten * e[c];
-          dv[c] = de;
-          for (int j = 0; j < row; ++j) {
-            dk[j] += written * g[j] - (de * w) * from[c * row + j];
-            g[j] -= de * k[j];  // the derivative of w S
-            dw[j] += g[j] * from[c * row + j];
-            dS[c * row + j] = w * g[j];
+          dv[c] = beta * dwritten;  // the derivative in e, too
+        }
+        for (int j = 0; j < row; j += SOME) {
+          Vec<T> sk[SOME]{}, sw[SOME]{};
+          for (int64_t c = 0; c < n.dv; ++c) {
+            const T de = dv[c], de_w = de * w, written = beta * e[c];
+            for (int o = 0; o < SOME; ++o) {
+              const int64_t at = c * row + j + o;
+              const Vec<T> g = dS[at] - de * k[j + o];  // the derivative in w S
+              sk[o] += written * dS[at] - de_w * from[at];
+              sw[o] += g * from[at];
+              dS[at] = w * g;
+            }
           }
+          for (int o = 0; o < SOME; ++o) dk[j + o] = sk[o], dw[j + o] = sw[o];
         }
         d.beta.at(t)[m] = dbeta;
         store(d.k.at(t) + m * n.dk, dk, n.dk);

@@ -56,6 +56,11 @@ inline Sizes sizes(AnyBuffer v, int own, AnyBuffer kept) {
   return {steps, states[1], states[2], states[3], own == 4 ? values[2] : 1, (steps + spans - 1) / spans};
 }
 
+// How many vectors of a row are gone through together, over all rows: so many that their sums and factors fit into the
+// registers. N is the number of vectors in a row, if the compiler knows it; 0 goes through them one by one.
+template <int N>
+constexpr int TOGETHER = N == 0 ? 1 : N % 4 == 0 ? 4 : N % 2 == 0 ? 2 : 1;
+
 // `run(sequence, head, its first entry in an array of states)`, over all.
 template <class F>
 void each_head(const Call& call, const Batch& batch, const Sizes& n, const F& run) {
