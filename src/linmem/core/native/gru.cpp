@@ -11,7 +11,7 @@
 namespace linmem {
 namespace {
 
-constexpr int64_t ROWS = 8;  // sequences that go through the steps together
+constexpr int64_t ROWS = 8, LEAST_ROWS = 4;  // sequences that go through the steps together
 constexpr int PANEL = 2;     // vectors of columns for which a product's sums are in registers, those of 4 rows
 
 template <class T>
@@ -90,13 +90,14 @@ int64_t padded(int64_t n) {
   return (n + PANEL * LANES<T> - 1) / (PANEL * LANES<T>) * PANEL;
 }
 
-// Runs of at most ROWS sequences that have the same weights: where each begins, and the end.
+// Runs of sequences that have the same weights: where each begins, and the end. Few sequences are shared among the threads.
 template <class T>
-std::vector<int64_t> groups(const std::vector<const T*>& weights) {
+std::vector<int64_t> groups(const Call& call, const std::vector<const T*>& weights) {
   std::vector<int64_t> begins{0};
-  const int64_t count = static_cast<int64_t>(weights.size());
+  const int64_t count = static_cast<int64_t>(weights.size()), threads = std::max<int64_t>(1, call.pool.num_threads());
+  const int64_t rows = std::clamp((count + threads - 1) / threads, LEAST_ROWS, ROWS);
   for (int64_t i = 1; i <= count; ++i)
-    if (i == count || weights[i] != weights[i - 1] || i - begins.back() == ROWS) begins.push_back(i);
+    if (i == count || weights[i] != weights[i - 1] || i - begins.back() == rows) begins.push_back(i);
   return begins;
 }
 
@@ -112,7 +113,7 @@ void forward(const Call& call) {
   const auto states = batch.places<T>(call.out(0));
   const bool keeps = call.rets.size() > 1;
   const auto gates = batch.places<T>(call.out(keeps ? 1 : 0));
-  const auto begins = groups(to_gates);
+  const auto begins = groups(call, to_gates);
   parallel(call.pool, begins.size() - 1, [&](int64_t task) {
     const int64_t first = begins[task], count = begins[task + 1] - first;
     Packed<T> to_r(to_gates[first], n, n, 3 * n), to_z(to_gates[first] + n, n, n, 3 * n);
@@ -162,7 +163,7 @@ void backward(const Call& call) {
   const auto starts = batch.places<const bool>(call.in(1));
   const auto dentering = batch.places<T>(call.out(0)), dleaving = batch.places<T>(call.out(1));
   const auto dinitial = batch.places<T>(call.out(2));
-  const auto begins = groups(weights);
+  const auto begins = groups(call, weights);
   parallel(call.pool, begins.size() - 1, [&](int64_t task) {
     const int64_t first = begins[task], count = begins[task + 1] - first;
     Packed<T> from_r(weights[first], n, n, n), from_z(weights[first] + n * n, n, n, n);
