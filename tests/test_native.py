@@ -221,6 +221,13 @@ def test_the_gated_unit_is_that_of_jax(float64):
     compare(run(contextlib.nullcontext), exact, 1e-4)
 
 
+def test_a_gate_of_nan_is_nan_until_the_next_start():
+    entering = jnp.zeros((6, 3)).at[2].set(jnp.nan)
+    starts = jnp.arange(6) == 4
+    states = recur(jnp.ones((3, 1)), jnp.zeros(1), entering, starts, jnp.ones(1))
+    np.testing.assert_array_equal(np.isnan(states[:, 0]), [False, False, True, True, False, False])
+
+
 def test_gates_that_are_shut_or_open_are_finite_and_right():
     entering = jnp.asarray([[x] * 3 for x in (-1e30, -200.0, -88.0, -1e-3, 0.0, 1e-3, 88.0, 200.0, 1e30)])
     w, zero, starts = jnp.zeros((3, 1)), jnp.zeros(1), jnp.ones(len(entering), bool)

@@ -46,7 +46,7 @@ from ..memories.matrix_memory import AbstractMatrixMemory, Run
 from ..reports.tables import Table
 from .conclude import Evidence, Target, conclude
 from .peers import memax_deltanet
-from .timing import bound, medians, pages
+from .timing import bound, loops, medians, pages
 
 BATCH, STEPS, SIZE = 16, 1024, 128
 BASELINE_BATCH = 2  # the baselines hold a matrix for every step, several times over
@@ -222,7 +222,7 @@ def _layers(parts: tuple[Part, ...], repeats: int) -> Evidence:
         row |= measures[part][1](layers[name](SIZE, jax.random.key(0)))
     rows = [found[name] for name in layers if name in found]
     remarks = [
-        f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, {pages()}; "
+        f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, {pages()}, {loops()}; "
         f"(B, T, D) = {(BATCH, STEPS, SIZE)}, 4 heads; long / short at B = 1."
     ]
     targets, speedups = _targets(rows), []

@@ -29,7 +29,7 @@ from .bench_kernels import floor as chunked_floor
 from .bench_kernels import machine
 from .conclude import Evidence, Target, conclude
 from .peers import Peer, mambapy, peers
-from .timing import medians, pages
+from .timing import loops, medians, pages
 
 BATCH, SIZE = 16, 128
 SPEEDUPS = {"lru": 3.0, "s5": 3.0, "ffm": 3.0, "gru": 1.5, "mamba": 8.0, "deltanet": 20.0}
@@ -91,7 +91,7 @@ def main(
         remarks += notes
         seconds = medians(programs, repeats)
         rows.append(_row(name, length, memory, seconds, peak, bandwidth))
-    measured = f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, {pages()}"
+    measured = f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, {pages()}, {loops()}"
     remarks.insert(0, f"{measured}; B = {BATCH}, width {SIZE}")
     return conclude(Evidence("bench layers", rows, _table(rows), _targets(rows), remarks), json)
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from ..core.native import library
 
 
 def medians(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -28,6 +31,11 @@ def bound(program: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """``program`` compiled for its arguments and called with them."""
     compiled = jax.jit(program).lower(*arguments).compile()
     return lambda: compiled(*arguments)
+
+
+def loops() -> str:
+    """Whether the compiled loops of ``core/native`` run here, in words."""
+    return "compiled loops" if library.serves(jnp.dtype("float32")) else "loops in JAX, none compiled"
 
 
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
