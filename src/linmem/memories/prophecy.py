@@ -18,10 +18,11 @@ so C reads off how the input is moving, whatever the system that moves it.
 
 Source: F. Arangath Joseph, K. Haefeli, N. Liniger, C. Gulcehre, "HiPPO-Prophecy: State-Space Models can
 Provably Learn Dynamical Systems in Context", 2024, arXiv:2407.09375.
-Departures: C is derived above from the basis; the paper's own table of weights could not be read here. The
+Departures: C is derived above from the basis, and nothing is read from u_t itself; the paper's own table of
+weights could not be read here. The
 first window after a start still holds the zeros before it, and predictions in it are poor. LegS and FouT are
 not offered: read at the present moment, the derivative of an exponentially warped or periodic series does not
-converge (measured with LegS: the error grows with n).
+converge (measured with LegS: the error grows with n; argued, not measured, for FouT, which the paper has).
 """
 
 from typing import ClassVar

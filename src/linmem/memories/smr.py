@@ -10,11 +10,11 @@
 
 Source: B. Qi, J. Gao, K. Zhang, D. Li, J. Liu, L. Wu, B. Zhou, "SMR: State Memory Replay for Long Sequence
 Modeling", 2024, arXiv:2405.17534: adjust the input by a learned convolution with early inputs, so that the
-state stays stable at sampling steps not seen in training, and the whole stays a convolution.
-Departures: the paper's formula could not be read here. That inputs are multiplied with a causal convolution
+state stays stable at sampling steps not seen in training, and the memory behind it stays a convolution.
+Departures: the paper's formula could not be read here. That inputs are multiplied with a local convolution
 of themselves is how the public reviews of its first version put it ("S4++", OpenReview bdnw4qjfH9); the
-window's length, one filter per channel, the sigmoid and its bias are choices of this file. Works around any
-memory of vectors.
+window's length, one filter per channel, the sigmoid and its bias are choices of this file, none of which is
+confirmed. Works around any memory of vectors.
 """
 
 import jax
