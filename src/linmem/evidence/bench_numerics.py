@@ -42,7 +42,9 @@ def main(steps: int = 4096, long: int = 1_000_000, json: Path | None = None) -> 
     before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_enable_x64", True)
     try:
-        forms = {"chunks": unroll} | ({"compiled": _compiled} if library.serves(jnp.dtype("float32")) else {})
+        forms = {"chunks": unroll} | (
+            {"compiled": _compiled} if library.serves(jnp.zeros((), jnp.float32)) else {}
+        )
         every = [(kind, form) for kind in KERNELS for form in forms]
         rows: list[dict[str, Any]] = [
             _row(kind, forms[form], steps, long) | {"form": form}

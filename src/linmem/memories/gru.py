@@ -125,7 +125,7 @@ class GRU(AbstractMemory):
     def unroll(self, state, xs, starts):
         # products for all steps; only the recurrent one is sequential
         entering = checkpoint_name(project(xs, self.w_in.T) + self.bias, KEPT)
-        if library.serves(entering.dtype):
+        if library.serves(self.w_state, self.bias_new, entering, state):
             states = recur(self.w_state, self.bias_new, entering, starts, state)
         else:
             thirds = tuple(jnp.split(self.w_state, 3))

@@ -79,7 +79,7 @@ class Mamba(AbstractSelective):
         )
 
     def scan(self, initial, delta, key, query, value, starts):
-        if not library.serves(value.dtype):
+        if not library.serves(self.log_decay, initial, delta, key, query, value):
             return super().scan(initial, delta, key, query, value, starts)
         form = jnp.asarray((2.0, -1.0) if self.negative_eigenvalues else (1.0, 0.0), value.dtype)
         rate = -jnp.exp(self.log_decay).T

@@ -53,7 +53,7 @@ class ShortConvolution(eqx.Module):
         last = jnp.concatenate([window[early:], xs[steps - early :]])
         kept = jnp.arange(steps - past, steps) >= begun[-1]
         last = jnp.where(kept[:, None] | (begun[-1] < 0), last, 0.0)
-        if library.serves(xs.dtype):
+        if library.serves(self.weight, window, xs):
             return last, convolution(self.weight, window, xs, starts)
         y = _causal(self.weight, xs, time - jnp.maximum(begun, 0))
         met = jnp.concatenate([window, jnp.zeros_like(window)])

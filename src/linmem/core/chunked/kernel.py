@@ -99,7 +99,7 @@ def unroll_heads(
 ) -> tuple[PyTree, Array]:
     """``unroll`` of several heads: (last states, outputs (T, heads, ...)). Heads lead in ``state`` and follow
     time in ``xs``, but for what ``axes`` says that they share (None; else 0)."""
-    if len(starts) and library.serves(jnp.result_type(*jax.tree.leaves(xs))):
+    if len(starts) and library.serves(state, xs):
         return kernel.compiled(state, jax.tree.map(_with_heads, axes, xs, is_leaf=_is_none), starts)
     return vmap_heads(functools.partial(unroll, kernel), state, xs, starts, axes)
 

@@ -15,6 +15,7 @@ from importlib.resources import as_file, files
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 NAME = "kernels.so"
 _KERNELS = [
@@ -31,20 +32,23 @@ def loaded() -> bool:
     with as_file(files(__name__.rpartition(".")[0]) / NAME) as path:
         try:
             library = ctypes.CDLL(str(path))
-        except OSError:  # never built
+            kernels = {name: jax.ffi.pycapsule(getattr(library, name)) for name in _KERNELS}
+        except (OSError, AttributeError):  # never built, or built before some kernel was written
             return False
     if not library.linmem_runs_here():
         return False
-    for name in _KERNELS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    for name, kernel in kernels.items():
+        jax.ffi.register_ffi_target(name, kernel, platform="cpu")
     return True
 
 
-def serves(dtype: jnp.dtype) -> bool:
-    """Whether the kernels can be used here for numbers of this type."""
+def serves(*operands: PyTree) -> bool:
+    """Whether the kernels can be used here for these arrays: all numbers must be of one type, float32 or
+    float64."""
+    types = {jnp.dtype(leaf.dtype) for leaf in jax.tree.leaves(operands)}
     return (
         _on.get()
-        and dtype in (jnp.float32, jnp.float64)
+        and types in ({jnp.dtype("float32")}, {jnp.dtype("float64")})
         and jax.default_backend() == "cpu"
         and jax.device_count() == 1
         and loaded()
