@@ -1,6 +1,7 @@
 """Compiled kernels give what their twins in JAX do, derivatives too, in whatever batch they are called."""
 
 import contextlib
+import functools
 import shutil
 
 import jax
@@ -32,7 +33,7 @@ if not shutil.which("c++"):  # nothing was built, and nothing is promised
 
 T, HEADS, BATCH = 70, 3, 2  # longer than two of the spans that backward does again
 STARTS = np.isin(np.arange(T), [7, 8, 40, 64])
-KINDS = ("scalar", "vector", "normalised", "delta", "products with decay", "vector delta")
+KINDS = ("scalar", "vector", "normalised", "delta", "delta, scaled", "products with decay", "vector delta")
 SIZES = (
     (3, 5),
     (16, 32),
@@ -67,6 +68,9 @@ def example(kind, sizes, dtype):
         case "normalised":
             state = NormalisedState(state, f(HEADS, dk), f(HEADS))
             return Normalised(), state, NormalisedInputs(q, k, v, 9 * f(T, HEADS), decay(T, HEADS)), 0
+        case "delta, scaled":
+            xs = DeltaInputs(q, f(T, HEADS, 2, dk), f(T, HEADS, 2, dv), uniform(T, HEADS, 2), None)
+            return DeltaRule(scales=True), state, xs, 0
         case "delta":
             xs = DeltaInputs(q, unit(T, HEADS, 1, dk), f(T, HEADS, 1, dv), 2 * uniform(T, HEADS, 1), None)
             return DeltaRule(), state, xs, 0
@@ -147,8 +151,9 @@ def test_a_stabiliser_of_whole_numbers_loses_no_digit(float64):
     compare(of_matrices(compiled, kernel, *cast, axes)[1][1], exact, 1e-4)
 
 
+@pytest.mark.parametrize("silu", [False, True])
 @pytest.mark.parametrize(("width", "steps"), [(4, T), (1, 9), (4, 2)])
-def test_the_convolution_is_that_of_jax(width, steps, float64):
+def test_the_convolution_is_that_of_jax(width, steps, silu, float64):
     rng = np.random.default_rng(1)
     f = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
     weight, window, xs = f(width, 5), f(BATCH, width - 1, 5), f(BATCH, steps, 5)
@@ -156,13 +161,13 @@ def test_the_convolution_is_that_of_jax(width, steps, float64):
 
     def twin(weight, window, xs, starts):
         with library.without():
-            layer = ShortConvolution(5, width, key=jax.random.key(0))
+            layer = ShortConvolution(5, width, silu, key=jax.random.key(0))
             return type(layer).unroll(with_weight(layer, weight), window, xs, starts)[1]
 
     def batched(one):
         return lambda weight, window, xs: jax.vmap(one, (None, 0, 0, 0))(weight, window, xs, starts)
 
-    got = with_derivatives(batched(convolution), weight, window, xs)
+    got = with_derivatives(batched(functools.partial(convolution, silu)), weight, window, xs)
     compare(got, with_derivatives(batched(twin), weight, window, xs), 1e-12)
 
 

@@ -40,6 +40,7 @@ from ..core.chunked.kernel import choose, unroll, walk
 from ..core.chunked.normalised import Normalised
 from ..core.chunked.vector_delta import VectorDelta
 from ..core.scan import scan
+from ..core.unit import unit
 from ..memories import DeltaNet, Mamba2, learned_layers
 from ..memories.base import AbstractMemory, unroll_batch
 from ..memories.matrix_memory import AbstractMatrixMemory, Run
@@ -136,12 +137,12 @@ def dense_associative(kernel: Any, state: Any, xs: DeltaInputs, starts: Any):
         (a, b), (c, d) = first, second
         return c @ a, c @ b + d
 
-    k, beta = xs.k[:, 0], xs.beta
+    q, k, beta = unit(xs.q), unit(xs.k[:, 0]), xs.beta
     a = jnp.eye(k.shape[-1]) - beta[:, :, None] * k[:, :, None] * k[:, None, :]
     b = beta[:, :, None] * k[:, :, None] * xs.v
     a, b = jax.lax.associative_scan(combine, (jnp.where(starts[:, None, None], 0.0, a), b))
     states = a @ state + b
-    return states[-1], jnp.einsum("tk,tkv->tv", xs.q, states)
+    return states[-1], jnp.einsum("tk,tkv->tv", q, states)
 
 
 def materialised(kernel: Any, state: Any, xs: Any, starts: Any):

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.chunked.delta import DeltaInputs, DeltaRule
 from ..core.projection import project
 from .eigenvalue_range import householder_scale
-from .gates import HeadNorm, float64, np_sigmoid, np_silu, np_unit, per_head, projection, unit
+from .gates import HeadNorm, float64, np_sigmoid, np_unit, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
 
@@ -66,15 +66,15 @@ class DeltaNet(AbstractMatrixMemory):
 
     @property
     def kernel(self):
-        return DeltaRule()
+        return DeltaRule(scales=True)
 
     def mix(self, x):
         return project(x, self.w_mix)
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
-        q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, 2 * heads * dk))
-        q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, dk))[:, None]
+        q, k, v = jnp.split(mixed, (heads * dk, 2 * heads * dk))
+        q, k = q.reshape(heads, dk), k.reshape(heads, 1, dk)
         beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         return DeltaInputs(q, k, v.reshape(heads, 1, dv), beta[:, None], None), None
 
@@ -90,7 +90,7 @@ class DeltaNet(AbstractMatrixMemory):
     def reference(self, xs, starts):
         xs, (heads, dk, dv) = float64(xs), self.sizes
         assert self.convolution is not None
-        mixed = np_silu(self.convolution.reference(xs @ float64(self.w_mix), starts))
+        mixed = self.convolution.reference(xs @ float64(self.w_mix), starts)
         S, out = np.zeros((heads, dk, dv)), []
         for x, qkv, start in zip(xs, mixed, starts, strict=True):
             S = np.zeros_like(S) if start else S

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.chunked.delta import DeltaInputs, DeltaRule
 from ..core.projection import project
 from .eigenvalue_range import householder_scale
-from .gates import HeadNorm, float64, np_sigmoid, np_silu, np_unit, per_head, projection, unit
+from .gates import HeadNorm, float64, np_sigmoid, np_unit, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
 
@@ -73,7 +73,7 @@ class DeltaProduct(AbstractMatrixMemory):
 
     @property
     def kernel(self):
-        return DeltaRule()
+        return DeltaRule(scales=True)
 
     def mix(self, x):
         return project(x, self.w_mix)
@@ -81,8 +81,8 @@ class DeltaProduct(AbstractMatrixMemory):
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
         n = self.householders
-        q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, heads * (1 + n) * dk))
-        q, k, v = unit(q.reshape(heads, dk)), unit(k.reshape(heads, n, dk)), v.reshape(heads, n, dv)
+        q, k, v = jnp.split(mixed, (heads * dk, heads * (1 + n) * dk))
+        q, k, v = q.reshape(heads, dk), k.reshape(heads, n, dk), v.reshape(heads, n, dv)
         beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         return DeltaInputs(q, k, v, beta.reshape(heads, n), None), None
 
@@ -98,7 +98,7 @@ class DeltaProduct(AbstractMatrixMemory):
     def reference(self, xs, starts):
         xs, (heads, dk, dv), n_h = float64(xs), self.sizes, self.householders
         assert self.convolution is not None
-        mixed = np_silu(self.convolution.reference(xs @ float64(self.w_mix), starts))
+        mixed = self.convolution.reference(xs @ float64(self.w_mix), starts)
         S, out = np.zeros((heads, dk, dv)), []
         for x, qkv, start in zip(xs, mixed, starts, strict=True):
             S = np.zeros_like(S) if start else S

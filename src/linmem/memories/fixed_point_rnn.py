@@ -42,8 +42,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.algebra import Diagonal, Element
 from ..core.projection import project
 from ..core.scan import scan
+from ..core.unit import unit
 from .base import AbstractMemory
-from .gates import np_sigmoid, np_silu, projection, unit
+from .gates import np_sigmoid, np_silu, projection
 
 
 class FixedPointRNN(AbstractMemory):

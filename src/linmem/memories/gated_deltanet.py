@@ -40,7 +40,6 @@ from .gates import (
     per_head,
     projection,
     step_sizes,
-    unit,
 )
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
@@ -87,15 +86,15 @@ class GatedDeltaNet(AbstractMatrixMemory):
 
     @property
     def kernel(self):
-        return DeltaRule()
+        return DeltaRule(scales=True)
 
     def mix(self, x):
         return project(x, self.w_mix)
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
-        q, k, v = jnp.split(jax.nn.silu(mixed), (heads * dk, 2 * heads * dk))
-        q, k = unit(q.reshape(heads, dk)), unit(k.reshape(heads, dk))[:, None]
+        q, k, v = jnp.split(mixed, (heads * dk, 2 * heads * dk))
+        q, k = q.reshape(heads, dk), k.reshape(heads, 1, dk)
         beta = householder_scale(jax.nn.sigmoid(project(x, self.w_beta)), self.negative_eigenvalues)
         log_alpha = -jnp.exp(self.log_rate) * jax.nn.softplus(project(x, self.w_alpha) + self.b_alpha)
         gate = project(x, self.w_gate).reshape(heads, dv)
@@ -113,7 +112,7 @@ class GatedDeltaNet(AbstractMatrixMemory):
     def reference(self, xs, starts):
         xs, (heads, dk, dv) = float64(xs), self.sizes
         assert self.convolution is not None
-        mixed = np_silu(self.convolution.reference(xs @ float64(self.w_mix), starts))
+        mixed = self.convolution.reference(xs @ float64(self.w_mix), starts)
         S, out = np.zeros((heads, dk, dv)), []
         for x, qkv, start in zip(xs, mixed, starts, strict=True):
             S = np.zeros_like(S) if start else S

@@ -6,12 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-_EPS = 1e-6
+from ..core.unit import EPSILON
 
-
-def unit(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Vectors along the last axis at length 1; zero stays zero, with a finite derivative."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + _EPS)
+_EPS = 1e-6  # of the norm
 
 
 class HeadNorm(eqx.Module):
@@ -64,4 +61,4 @@ def np_softplus(v: np.ndarray) -> np.ndarray:
 
 
 def np_unit(v: np.ndarray) -> np.ndarray:
-    return v / np.sqrt((v**2).sum(-1, keepdims=True) + _EPS)
+    return v / np.sqrt((v**2).sum(-1, keepdims=True) + EPSILON)

@@ -87,7 +87,7 @@ class Mamba2(AbstractMatrixMemory):
 
     def encode(self, x, mixed):
         heads, n, p = self.sizes
-        v, k, q = jnp.split(jax.nn.silu(mixed), (heads * p, heads * p + n))
+        v, k, q = jnp.split(mixed, (heads * p, heads * p + n))
         v = v.reshape(heads, p)
         step = jax.nn.softplus(project(x, self.w_step) + self.b_step)
         decays = log_decay(-step * jnp.exp(self.log_rate), self.negative_eigenvalues)
@@ -108,7 +108,7 @@ class Mamba2(AbstractMatrixMemory):
     def reference(self, xs, starts):
         xs, (heads, n, p) = float64(xs), self.sizes
         assert self.convolution is not None
-        mixed = np_silu(self.convolution.reference(xs @ float64(self.w_mix), starts))
+        mixed = self.convolution.reference(xs @ float64(self.w_mix), starts)
         A, D = -np.exp(float64(self.log_rate)), float64(self.skip)
         h, out = np.zeros((heads, n, p)), []
         for x, XBC, start in zip(xs, mixed, starts, strict=True):

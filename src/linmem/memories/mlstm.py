@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.chunked.normalised import Normalised, NormalisedInputs
 from ..core.projection import project
 from .eigenvalue_range import log_decay
-from .gates import HeadNorm, float64, np_sigmoid, np_silu, per_head, projection
+from .gates import HeadNorm, float64, np_sigmoid, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
 
@@ -87,8 +87,7 @@ class MLSTM(AbstractMatrixMemory):
 
     def encode(self, x, mixed):
         heads, dk, dv = self.sizes
-        c = jax.nn.silu(mixed)
-        q, k = project(c, self.w_q).reshape(heads, dk), project(c, self.w_k).reshape(heads, dk) * dk**-0.5
+        q, k = (project(mixed, w).reshape(heads, dk) for w in (self.w_q, self.w_k))
         v, gate = (
             project(x, self.w_v).reshape(heads, dv),
             (project(x, self.w_gate) + self.b_gate).reshape(heads, dv),
@@ -96,7 +95,7 @@ class MLSTM(AbstractMatrixMemory):
         forget = log_decay(
             jax.nn.log_sigmoid(project(x, self.w_forget) + self.b_forget), self.negative_eigenvalues
         )
-        return NormalisedInputs(q, k, v, project(x, self.w_input) + self.b_input, forget), gate
+        return NormalisedInputs(q, dk**-0.5 * k, v, project(x, self.w_input) + self.b_input, forget), gate
 
     def decode(self, read, rest):
         return project((jax.nn.sigmoid(rest) * self.norm(read)).ravel(), self.w_out)
@@ -111,7 +110,7 @@ class MLSTM(AbstractMatrixMemory):
         heads, dk, dv = self.sizes
         xs = float64(xs)
         assert self.convolution is not None
-        mixed = np_silu(self.convolution.reference(xs, starts))
+        mixed = self.convolution.reference(xs, starts)
         C, n, out = np.zeros((heads, dk, dv)), np.zeros((heads, dk)), []
         for x, c, start in zip(xs, mixed, starts, strict=True):
             C, n = (np.zeros_like(C), np.zeros_like(n)) if start else (C, n)

@@ -33,7 +33,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.chunked.decay import Decay
 from ..core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
 from ..core.projection import project
-from .gates import HeadNorm, float64, np_sigmoid, np_unit, per_head, projection, unit
+from ..core.unit import unit
+from .gates import HeadNorm, float64, np_sigmoid, np_unit, per_head, projection
 from .matrix_memory import AbstractMatrixMemory
 from .short_convolution import ShortConvolution
 
@@ -85,7 +86,7 @@ class RWKV7(AbstractMatrixMemory):
         self.rho = 0.1 * jax.random.normal(keys[7], (heads, d))
         self.norm = HeadNorm(heads, d)
         before = jax.random.uniform(keys[8], (6 * size,))
-        shift = ShortConvolution(6 * size, 2, key=keys[9])
+        shift = ShortConvolution(6 * size, 2, silu=False, key=keys[9])
         self.convolution = eqx.tree_at(lambda c: c.weight, shift, jnp.stack([1 - before, before]))
         self.sizes, self.out_size = (heads, d, d), size
 

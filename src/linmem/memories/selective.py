@@ -88,28 +88,27 @@ class AbstractSelective(AbstractMemory):
     def init(self):
         return SelectiveState(self.convolution.init(), jnp.zeros((self.state_size, len(self.skip))))
 
-    def _coefficients(self, convolved):
-        """(delta, key, query, delta * u, u) of one step or of all."""
-        u = jax.nn.silu(convolved)
+    def _coefficients(self, u):
+        """(delta, key, query, delta * u) of one step or of all, from what left the convolution."""
         selected, rank = project(u, self.select), len(self.rate)
         key, query = self.keys_and_queries(selected[..., rank:])
         delta = self.write_strength(project(selected[..., :rank], self.rate) + self.rate_bias, key)
-        return delta, key, query, delta * u, u
+        return delta, key, query, delta * u
 
     def _leave(self, y, u, gate):
         return project((y + self.skip * u) * jax.nn.silu(gate), self.out)
 
     def step(self, state, x, start):
         u, gate = jnp.split(x @ self.enter, 2)
-        window, convolved = self.convolution.step(state.window, u, start)
-        delta, key, query, value, u = self._coefficients(convolved)
+        window, u = self.convolution.step(state.window, u, start)
+        delta, key, query, value = self._coefficients(u)
         h = selective_step(self.decay(), state.h, delta, key, value, start)
         return SelectiveState(window, h), self._leave(query @ h, u, gate)
 
     def unroll(self, state, xs, starts):
         us, gates = jnp.split(project(xs, self.enter), 2, axis=-1)
-        window, convolved = self.convolution.unroll(state.window, us, starts)
-        delta, key, query, value, us = self._coefficients(convolved)
+        window, us = self.convolution.unroll(state.window, us, starts)
+        delta, key, query, value = self._coefficients(us)
         h, ys = self.scan(state.h, delta, key, query, value, starts)
         return SelectiveState(window, h), self._leave(ys, us, gates)
 
@@ -117,7 +116,7 @@ class AbstractSelective(AbstractMemory):
         f = lambda a: np.asarray(a, np.float64)  # noqa: E731
         entered, rank = f(xs) @ f(self.enter), len(self.rate)
         us, gates = np.split(entered, 2, axis=1)
-        us = np_silu(self.convolution.reference(us, np.asarray(starts)))
+        us = self.convolution.reference(us, np.asarray(starts))
         h, out = np.zeros((len(self.skip), self.state_size)), []
         for u, gate, start in zip(us, gates, starts, strict=True):
             h = np.zeros_like(h) if start else h

@@ -1,6 +1,7 @@
 """A short causal convolution along time, one filter per channel, whose window is part of the memory's state.
 
-    y_t = sum_{j < w} W_j * x_{t-j},        x before the last start counts as 0
+    z_t = sum_{j < w} W_j * x_{t-j},        x before the last start counts as 0
+    y_t = silu(z_t)                         or z_t, where a layer wants that
 
 | symbol | here   | shape     | meaning                                          |
 |--------|--------|-----------|--------------------------------------------------|
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ..core.native import library
 from ..core.native.convolution import convolution
 from ..core.types import Start
+from .gates import np_silu
 
 Window = Float[Array, "past channels"]
 
@@ -27,12 +29,14 @@ class ShortConvolution(eqx.Module):
     """``width`` taps for each of ``channels`` channels; a memory holds the window in its own state."""
 
     weight: Float[Array, "width channels"]
+    silu: bool = eqx.field(static=True)
 
-    def __init__(self, channels: int, width: int = 4, *, key: PRNGKeyArray):
+    def __init__(self, channels: int, width: int = 4, silu: bool = True, *, key: PRNGKeyArray):
         if width < 1:
             raise ValueError(f"width is {width}; a convolution has at least 1 tap")
         bound = width**-0.5  # as PyTorch begins a convolution of one channel per group
         self.weight = jax.random.uniform(key, (width, channels), minval=-bound, maxval=bound)
+        self.silu = silu
 
     def init(self) -> Window:
         width, channels = self.weight.shape
@@ -42,7 +46,7 @@ class ShortConvolution(eqx.Module):
         self, window: Window, x: Float[Array, " channels"], start: Start
     ) -> tuple[Window, Float[Array, " channels"]]:
         inputs = jnp.concatenate([jnp.where(start, 0.0, window), x[None]])
-        return inputs[1:], jnp.sum(inputs * jnp.flip(self.weight, 0), axis=0)
+        return inputs[1:], self._activate(jnp.sum(inputs * jnp.flip(self.weight, 0), axis=0))
 
     def unroll(
         self, window: Window, xs: Float[Array, "T channels"], starts: Bool[Array, " T"]
@@ -54,11 +58,14 @@ class ShortConvolution(eqx.Module):
         kept = jnp.arange(steps - past, steps) >= begun[-1]
         last = jnp.where(kept[:, None] | (begun[-1] < 0), last, 0.0)
         if library.serves(self.weight, window, xs):
-            return last, convolution(self.weight, window, xs, starts)
+            return last, convolution(self.silu, self.weight, window, xs, starts)
         y = _causal(self.weight, xs, time - jnp.maximum(begun, 0))
         met = jnp.concatenate([window, jnp.zeros_like(window)])
         tail = sum(self.weight[j] * met[past - j : past - j + early] for j in range(past + 1))
-        return last, y.at[:early].add(jnp.where(begun[:early, None] < 0, tail, 0.0))
+        return last, self._activate(y.at[:early].add(jnp.where(begun[:early, None] < 0, tail, 0.0)))
+
+    def _activate(self, z):
+        return jax.nn.silu(z) if self.silu else z
 
     def reference(self, xs: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """The sum above as a literal float64 loop from an empty window."""
@@ -69,7 +76,7 @@ class ShortConvolution(eqx.Module):
                 if t - j < 0 or starts[t - j + 1 : t + 1].any():
                     break
                 y += weight[j] * xs[t - j]
-            out.append(y)
+            out.append(np_silu(y) if self.silu else y)
         return np.stack(out)
 
 

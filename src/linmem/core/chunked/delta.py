@@ -18,12 +18,14 @@ over Sequence Length", 2024, arXiv:2406.06484; decay: S. Yang, J. Kautz, A. Hata
 Networks", 2024, arXiv:2412.06464; products: J. Siems et al., "DeltaProduct", 2025, arXiv:2502.10297.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ..native import matrix
+from ..unit import unit
 from .decay import Decay
 from .kernel import AbstractKernel
 from .spans import Spans
@@ -39,13 +41,18 @@ class DeltaInputs(NamedTuple):
     """*T; None for 1"""
 
 
+@dataclasses.dataclass(frozen=True)
 class DeltaRule(AbstractKernel):
-    """State (dk, dv); the number of writes a step is that of the inputs."""
+    """State (dk, dv); the number of writes a step is that of the inputs. With ``scales`` keys and queries are
+    scaled to length 1 first."""
+
+    scales: bool = False
 
     def init(self, dk, dv):
         return jnp.zeros((dk, dv))
 
     def step(self, state, x, start):
+        x = self._scaled(x)
         state = jnp.where(start, 0.0, state)
         state = state if x.decay is None else x.decay.value() * state
         for k, v, beta in zip(x.k, x.v, x.beta, strict=True):
@@ -53,6 +60,7 @@ class DeltaRule(AbstractKernel):
         return state, x.q @ state
 
     def chunk(self, state, xs, began):
+        xs = self._scaled(xs)
         _, n, dk = xs.k.shape
         k, v, beta = xs.k.reshape(-1, dk), xs.v.reshape(-1, xs.v.shape[-1]), xs.beta.reshape(-1)
         last = slice(n - 1, None, n)  # the last write of each step
@@ -67,10 +75,14 @@ class DeltaRule(AbstractKernel):
 
     def compiled(self, state, xs, starts):
         kept = jnp.ones((len(starts), 1), xs.q.dtype) if xs.decay is None else xs.decay.value()
-        return matrix.delta(state, starts, xs.q, xs.k, xs.v, xs.beta, kept)
+        decays = xs.decay is not None
+        return matrix.delta(self.scales, decays, state, starts, xs.q, xs.k, xs.v, xs.beta, kept)
 
     def writes(self, xs):
         return xs.k.shape[-2]
+
+    def _scaled(self, x):
+        return x._replace(q=unit(x.q), k=unit(x.k)) if self.scales else x
 
 
 def _at_first(n: int, decay: Decay | None) -> Decay | None:

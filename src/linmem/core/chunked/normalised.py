@@ -90,20 +90,15 @@ class Normalised(AbstractKernel):
         last, timed = jax.lax.scan(stabilise, gates[0], (*gates[1], starts))
         # whole numbers stabilise as well, and their differences lose no digit
         before, now = map(jnp.ceil, timed)
-        kept = Decay(xs.forget.log + (before - now), xs.forget.sign).value()[..., None]
-        key = jnp.exp(xs.input - now)[..., None] * xs.k
-        # the normaliser is one more column, of values 1
-        value = jnp.concatenate([xs.v, jnp.ones_like(xs.v[..., :1])], axis=-1)
-        whole = jnp.concatenate([state.matrix, state.normaliser[..., None]], axis=-1)
-        whole, read = matrix.decay(_exp_rest(gates[0]) * whole, starts, xs.q, key, value, kept)
-        whole = whole / _exp_rest(last)
-        y = read[..., :-1] / _floored(read[..., -1], now)[..., None]
-        return NormalisedState(whole[..., :-1], whole[..., -1], last), y
-
-
-def _exp_rest(stabiliser):
-    """What a state is multiplied by so that its stabiliser is a whole number."""
-    return jnp.exp(stabiliser - jnp.ceil(stabiliser))[:, None, None]
+        kept = Decay(xs.forget.log + (before - now), xs.forget.sign).value()
+        entered = jnp.exp(xs.input - now)
+        # what a state is multiplied by so that its stabiliser is a whole number
+        rest, last_rest = (jnp.exp(m - jnp.ceil(m))[:, None] for m in (gates[0], last))
+        normaliser, size = matrix.normaliser(rest * state.normaliser, starts, xs.q, xs.k, entered, kept)
+        key = entered[..., None] * xs.k
+        states, read = matrix.decay(rest[..., None] * state.matrix, starts, xs.q, key, xs.v, kept[..., None])
+        state = NormalisedState(states / last_rest[..., None], normaliser / last_rest, last)
+        return state, read / _floored(size, now)[..., None]
 
 
 def _floored(size, stabiliser):

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -53,8 +54,11 @@ inline Vec<float> exponential(Vec<float> x) {
   const Vec<float> shift = Vec<float>{} + 12582912.f;
   const Vec<float> shifted = x * 1.44269504f + shift, n = shifted - shift;
   const Vec<float> rest = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // log 2 in two parts, the first exact in products
-  Vec<float> sum = Vec<float>{} + 1.f / 5040;                             // Taylor's: its next term is below 6e-9
-  for (float term : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f}) sum = sum * rest + term;
+  // Taylor's polynomial, whose next term is below 6e-9; in pairs, so that few products wait for others
+  const Vec<float> square = rest * rest;
+  const Vec<float> low_half = (rest + 1.f) + (rest * (1.f / 6) + 0.5f) * square;
+  const Vec<float> high_half = (rest * (1.f / 120) + 1.f / 24) + (rest * (1.f / 5040) + 1.f / 720) * square;
+  const Vec<float> sum = high_half * (square * square) + low_half;
   const Integers power = ((Integers)shifted - (Integers)shift) << 23;  // n in the exponent's bits
   return x == x ? (Vec<float>)((Integers)sum + power) : x;
 }
@@ -76,9 +80,13 @@ struct Loose {
   typedef T type __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
 };
 
-// n numbers from memory, and zeros up to a whole number of vectors.
-template <class T>
+// n numbers from memory, and zeros up to a whole number of vectors. N is that number, where the compiler knows it.
+template <class T, int N = 0>
 inline void load(Vec<T>* to, const T* from, int64_t n) {
+  if (N && n == N * LANES<T>) {
+    for (int b = 0; b < N; ++b) to[b] = reinterpret_cast<const typename Loose<T>::type*>(from)[b];
+    return;
+  }
   int64_t whole = n / LANES<T>;
   for (int64_t b = 0; b < whole; ++b) to[b] = reinterpret_cast<const typename Loose<T>::type*>(from)[b];
   if (n % LANES<T> == 0) return;
@@ -86,25 +94,60 @@ inline void load(Vec<T>* to, const T* from, int64_t n) {
   for (int64_t i = 0; i < n % LANES<T>; ++i) to[whole][i] = from[whole * LANES<T> + i];
 }
 
-template <class T>
+template <class T, int N = 0>
 inline void store(T* to, const Vec<T>* from, int64_t n) {
+  if (N && n == N * LANES<T>) {
+    for (int b = 0; b < N; ++b) reinterpret_cast<typename Loose<T>::type*>(to)[b] = from[b];
+    return;
+  }
   int64_t whole = n / LANES<T>;
   for (int64_t b = 0; b < whole; ++b) reinterpret_cast<typename Loose<T>::type*>(to)[b] = from[b];
   for (int64_t i = 0; i < n % LANES<T>; ++i) to[whole * LANES<T> + i] = from[whole][i];
 }
 
-// Scratch memory of vectors, begun with zeros.
+// sum_i a_i b_i; one sum after another would wait for each.
+template <class T>
+inline T dot(const T* a, const T* b, int64_t n) {
+  using Any = typename Loose<T>::type;
+  Vec<T> along{};
+  int64_t i = 0;
+  for (; i + LANES<T> <= n; i += LANES<T>)
+    along += *reinterpret_cast<const Any*>(a + i) * *reinterpret_cast<const Any*>(b + i);
+  T total = sum(along);
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+// Scratch memory of vectors, begun with zeros if they are wanted. A thread keeps what it has used for its next tasks: memory new from the
+// system costs a page fault for every 4 KB, which took longer than a task's own work.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t count) : raw_((count + 1) * sizeof(Vec<T>)) {
+  explicit Scratch(int64_t count, bool zeros = true) {
+    const size_t bytes = (count + 1) * sizeof(Vec<T>);
+    auto& kept = unused();
+    auto fits = std::find_if(kept.begin(), kept.end(), [&](auto& one) { return one.size() >= bytes; });
+    if (fits == kept.end()) {
+      raw_.resize(bytes);
+    } else {
+      raw_.swap(*fits);
+      kept.erase(fits);
+      if (zeros) std::memset(raw_.data(), 0, bytes);
+    }
     auto address = reinterpret_cast<uintptr_t>(raw_.data());
     begin_ = reinterpret_cast<Vec<T>*>((address + 31) / 32 * 32);
   }
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { unused().push_back(std::move(raw_)); }
   Vec<T>* get() { return begin_; }
 
  private:
-  std::vector<unsigned char> raw_;
+  using Bytes = std::vector<unsigned char>;
+  static std::vector<Bytes>& unused() {
+    thread_local std::vector<Bytes> kept;
+    return kept;
+  }
+  Bytes raw_;
   Vec<T>* begin_;
 };
 
@@ -164,19 +207,23 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const F& f) {
   while (progress->done.load() < tasks) std::this_thread::yield();
 }
 
-// The operands and results of a call, by number.
+// The operands and results of a call, by number, and its settings, by name.
 struct Call {
   ffi::ThreadPool& pool;
   ffi::RemainingArgs& args;
   ffi::RemainingRets& rets;
+  const ffi::Dictionary& settings;
   AnyBuffer in(int i) const { return args.get<AnyBuffer>(i).value(); }
   AnyBuffer out(int i) const { return *rets.get<AnyBuffer>(i).value(); }
+  template <class A>
+  A setting(std::string_view name) const { return settings.get<A>(name).value(); }
 };
 
 // A handler for XLA of `template <class T> void kernel(const Call&)`, T being the type of the first operand.
 #define LINMEM_KERNEL(name, kernel)                                                                            \
-  static ffi::Error name##_call(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {      \
-    const Call call{pool, args, rets};                                                                         \
+  static ffi::Error name##_call(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets,        \
+                                ffi::Dictionary settings) {                                                    \
+    const Call call{pool, args, rets, settings};                                                               \
     switch (call.in(0).element_type()) {                                                                       \
       case ffi::F32:                                                                                           \
         kernel<float>(call);                                                                                   \
@@ -189,7 +236,7 @@ struct Call {
     }                                                                                                          \
   }                                                                                                            \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(name, name##_call,                                                             \
-                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets())
+                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets().Attrs())
 
 // `run(integral_constant<N>)` with the number of vectors a row has, where it is a usual one, so that the row's sums can
 // stay in registers. 0 stands for any number; double, which oracles take, has no other.

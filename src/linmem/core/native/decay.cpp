@@ -30,7 +30,7 @@ void decay_forward(const Decay<T>& x, const Sizes& n, int count, const T* state,
     if (x.starts[t]) std::fill(S, S + n.dk * row, Vec<T>{});
     x.q.fetch(t + AHEAD), x.k.fetch(t + AHEAD), x.v.fetch(t + AHEAD), y.fetch(t + AHEAD);
     const T *q = x.q.at(t), *k = x.k.at(t), *w = x.w.at(t), *b = nullptr;
-    load(value, x.v.at(t), n.dv);
+    load<T, N>(value, x.v.at(t), n.dv);
     if constexpr (REMOVES) {
       const T* a = x.a.at(t);
       b = x.b.at(t);
@@ -39,7 +39,7 @@ void decay_forward(const Decay<T>& x, const Sizes& n, int count, const T* state,
         const T ai = a[i];
         for (int j = 0; j < row; ++j) removed[j] += ai * S[i * row + j];
       }
-      store(u.at(t), removed, n.dv);
+      store<T, N>(u.at(t), removed, n.dv);
     }
     for (int j = 0; j < row; ++j) read[j] = Vec<T>{};
     for (int64_t i = 0; i < n.dk; ++i) {
@@ -51,7 +51,7 @@ void decay_forward(const Decay<T>& x, const Sizes& n, int count, const T* state,
         read[j] += qi * s;
       }
     }
-    store(y.at(t), read, n.dv);
+    store<T, N>(y.at(t), read, n.dv);
   }
   save(last, S, n, row);
 }
@@ -67,31 +67,32 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
   const int row = N ? N : count;
   constexpr int SOME = std::min(TOGETHER<N>, 2);
   const int64_t block = n.dv * row;
-  Scratch<T> states((n.span + 1) * block), adjoint(block), zeros(block), sums(2 * n.dv);
+  Scratch<T> states(n.span * block, false), adjoint(block), zeros(block), sums(2 * n.dv);
   Vec<T>*S = states.get(), *dS = adjoint.get(), *along = sums.get(), *along_b = along + n.dv;
   Rows<T, N, 10> rows(row);
   Vec<T>*q = rows[0], *k = rows[1], *w = rows[2], *a = rows[3], *b = rows[4];
   Vec<T>*dq = rows[5], *dk = rows[6], *dw = rows[7], *da = rows[8], *db = rows[9];
   auto load_factors = [&](int64_t t) {
-    load(k, x.k.at(t), n.dk);
+    load<T, N>(k, x.k.at(t), n.dk);
     if (x.w.width == 1)
       for (int j = 0; j < row; ++j) w[j] = Vec<T>{} + x.w.at(t)[0];
     else
-      load(w, x.w.at(t), n.dk);
-    if constexpr (REMOVES) load(b, x.b.at(t), n.dk);
+      load<T, N>(w, x.w.at(t), n.dk);
+    if constexpr (REMOVES) load<T, N>(b, x.b.at(t), n.dk);
   };
+  std::fill(S, S + block, Vec<T>{});  // what rows have beyond their numbers stays 0
   restore_transposed(dS, dlast, n, row);
   for (int64_t begin = (n.steps - 1) / n.span * n.span; begin >= 0; begin -= n.span) {
     const int64_t end = std::min(begin + n.span, n.steps);
-    auto before = [&](int64_t t) { return x.starts[t] ? zeros.get() : S + (t - begin) * block; };
-    auto after = [&](int64_t t) { return S + (t - begin + 1) * block; };
+    auto kept_before = [&](int64_t t) { return S + (t - begin) * block; };
+    auto before = [&](int64_t t) { return x.starts[t] ? zeros.get() : kept_before(t); };
     restore_transposed(S, kept + begin / n.span * n.heads * n.matrix(), n, row);
-    for (int64_t t = begin; t < end; ++t) {
+    for (int64_t t = begin; t < end - 1; ++t) {
       x.k.fetch(t + AHEAD), x.v.fetch(t + AHEAD), x.q.fetch(t + AHEAD), dy.fetch(t + AHEAD);
       load_factors(t);
       const T *v = x.v.at(t), *removed = REMOVES ? u.at(t) : nullptr;
       const Vec<T>* from = before(t);
-      Vec<T>* to = after(t);
+      Vec<T>* to = kept_before(t + 1);
       for (int64_t c = 0; c < n.dv; ++c) {
         const T vc = v[c], uc = REMOVES ? removed[c] : T(0);
         for (int j = 0; j < row; ++j) {
@@ -104,12 +105,12 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
     for (int64_t t = end - 1; t >= begin; --t) {
       d.q.fetch(t - AHEAD), d.k.fetch(t - AHEAD), d.v.fetch(t - AHEAD);
       load_factors(t);
-      load(q, x.q.at(t), n.dk);
-      const Vec<T>*from = before(t), *to = after(t);
+      load<T, N>(q, x.q.at(t), n.dk);
+      const Vec<T>* from = before(t);
       const T *v = x.v.at(t), *dread = dy.at(t);
       T* dv = d.v.at(t);
       if constexpr (REMOVES) {
-        load(a, x.a.at(t), n.dk);
+        load<T, N>(a, x.a.at(t), n.dk);
         const T* removed = u.at(t);
         std::fill(along, along + 2 * n.dv, Vec<T>{});
         for (int j = 0; j < row; j += SOME) {
@@ -120,7 +121,7 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
             for (int o = 0; o < SOME; ++o) {
               const int64_t at = c * row + j + o;
               const Vec<T> g = dS[at] + dyc * q[j + o];
-              sq[o] += dyc * to[at];
+              sq[o] += dyc * from[at];  // S_t is w S_{t-1} and what was written
               sk[o] += vc * g;
               sb[o] += uc * g;
               sw[o] += g * from[at];
@@ -142,8 +143,8 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
             dS[at] = w[j] * dS[at] + du * a[j];
           }
         }
-        store(d.a.at(t), da, n.dk);
-        store(d.b.at(t), db, n.dk);
+        store<T, N>(d.a.at(t), da, n.dk);
+        store<T, N>(d.b.at(t), db, n.dk);
       } else {
         std::fill(along, along + n.dv, Vec<T>{});
         for (int j = 0; j < row; j += SOME) {
@@ -154,7 +155,7 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
             for (int o = 0; o < SOME; ++o) {
               const int64_t at = c * row + j + o;
               Vec<T> g = dS[at] + dyc * q[j + o];
-              sq[o] += dyc * to[at];
+              sq[o] += dyc * from[at];  // S_t is w S_{t-1} and what was written
               sk[o] += vc * g;
               sw[o] += g * from[at];
               with_k += g * k[j + o];
@@ -166,15 +167,20 @@ void decay_backward(const Decay<T>& x, const Sizes& n, int count, const T* kept,
         }
         for (int64_t c = 0; c < n.dv; ++c) dv[c] = sum(along[c]);
       }
+      const T value_read = dot(dread, v, n.dv), removed_read = REMOVES ? dot(dread, u.at(t), n.dv) : T(0);
+      for (int j = 0; j < row; ++j) {
+        dq[j] = w[j] * dq[j] + value_read * k[j];
+        if constexpr (REMOVES) dq[j] += removed_read * b[j];
+      }
       if (x.starts[t]) std::fill(dS, dS + block, Vec<T>{});
-      store(d.q.at(t), dq, n.dk);
-      store(d.k.at(t), dk, n.dk);
+      store<T, N>(d.q.at(t), dq, n.dk);
+      store<T, N>(d.k.at(t), dk, n.dk);
       if (x.w.width == 1) {
         Vec<T> total{};
         for (int j = 0; j < row; ++j) total += dw[j];
         d.w.at(t)[0] = sum(total);
       } else {
-        store(d.w.at(t), dw, n.dk);
+        store<T, N>(d.w.at(t), dw, n.dk);
       }
     }
   }

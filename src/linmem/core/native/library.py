@@ -15,12 +15,13 @@ from importlib.resources import as_file, files
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 NAME = "kernels.so"
 _KERNELS = [
     f"linmem_{kernel}_{direction}"
-    for kernel in ("decay", "removal", "delta", "convolution", "gru", "selective")
+    for kernel in ("decay", "removal", "delta", "normaliser", "convolution", "gru", "selective")
     for direction in ("forward", "backward")
 ]
 _on = contextvars.ContextVar("on", default=True)
@@ -65,8 +66,10 @@ def without() -> Iterator[None]:
         _on.reset(token)
 
 
-def call(name: str, like: Sequence[tuple[int, ...]], *operands: jax.Array) -> Sequence[jax.Array]:
+def call(
+    name: str, like: Sequence[tuple[int, ...]], *operands: jax.Array, **settings: bool | np.floating
+) -> Sequence[jax.Array]:
     """Results with these shapes, of the first operand's type. Under vmap all batches go in one call."""
     dtype = operands[0].dtype
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in like]
-    return jax.ffi.ffi_call(f"linmem_{name}", shapes, vmap_method="expand_dims")(*operands)
+    return jax.ffi.ffi_call(f"linmem_{name}", shapes, vmap_method="expand_dims")(*operands, **settings)

@@ -5,9 +5,13 @@ share may have one head. Each function gives (last state, what was read (T, head
 in reverse mode. T is at least 1.
 """
 
+import functools
+
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ..unit import EPSILON
 from .library import call
 
 SPAN = 32
@@ -44,6 +48,33 @@ decay.defvjp(_decay_fwd, _decay_bwd)
 
 
 @jax.custom_vjp
+def normaliser(
+    state: Float[Array, "heads dk"],
+    starts: Bool[Array, " T"],
+    q: Float[Array, "T heads dk"],
+    k: Float[Array, "T heads dk"],
+    e: Float[Array, "T heads"],
+    w: Float[Array, "T heads"],
+) -> tuple[Float[Array, "heads dk"], Float[Array, "T heads"]]:
+    """n_t = w_t n_{t-1} + e_t k_t, y_t = n_t . q_t, in double precision (``normaliser.cpp``)."""
+    return _normaliser_fwd(state, starts, q, k, e, w)[0]
+
+
+def _normaliser_fwd(state, starts, q, k, e, w):
+    xs = q, k, e, w
+    shapes = [state.shape, e.shape, _kept(state, len(e))]
+    last, y, kept = call("normaliser_forward", shapes, *xs, starts, state)
+    return (last, y), (state, starts, xs, kept)
+
+
+def _normaliser_bwd(kept, gradients):
+    return _backward("normaliser_backward", kept, gradients)
+
+
+normaliser.defvjp(_normaliser_fwd, _normaliser_bwd)
+
+
+@jax.custom_vjp
 def removal(
     state: State,
     starts: Bool[Array, " T"],
@@ -72,8 +103,10 @@ def _removal_bwd(kept, gradients):
 removal.defvjp(_removal_fwd, _removal_bwd)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def delta(
+    scaled: bool,
+    decays: bool,
     state: State,
     starts: Bool[Array, " T"],
     q: Float[Array, "T _ dk"],
@@ -82,34 +115,41 @@ def delta(
     beta: Float[Array, "T _ n"],
     w: Float[Array, "T _"],
 ) -> tuple[State, Reads]:
-    """S = w_t S_{t-1}, then S = S + beta k (v - S^T k)^T for each of n writes, y_t = S_t^T q_t."""
-    return _delta_fwd(state, starts, q, k, v, beta, w)[0]
+    """S = w_t S_{t-1}, then S = S + beta k (v - S^T k)^T for each of n writes, y_t = S_t^T q_t.
+
+    scaled: q and k are scaled to length 1 first. decays: False if all w are 1, which then have no derivative.
+    """
+    return _delta_fwd(scaled, decays, state, starts, q, k, v, beta, w)[0]
 
 
-def _delta_fwd(state, starts, q, k, v, beta, w):
+def _delta_fwd(scaled, decays, state, starts, q, k, v, beta, w):
     xs = q, k, v, beta, w
     steps, heads, writes, dv = v.shape
     shapes = [state.shape, (steps, heads, dv), _kept(state, steps, writes), v.shape]
-    last, y, *kept = call("delta_forward", shapes, *xs, starts, state)
+    last, y, *kept = call("delta_forward", shapes, *xs, starts, state, **_settings(scaled, decays))
     return (last, y), (state, starts, xs, *kept)
 
 
-def _delta_bwd(kept, gradients):
-    return _backward("delta_backward", kept, gradients)
+def _delta_bwd(scaled, decays, kept, gradients):
+    return _backward("delta_backward", kept, gradients, **_settings(scaled, decays))
 
 
 delta.defvjp(_delta_fwd, _delta_bwd)
+
+
+def _settings(scaled, decays):
+    return {"unit": np.float64(EPSILON if scaled else -1), "decays": decays}
 
 
 def _kept(state: Array, steps: int, writes: int = 1) -> tuple[int, ...]:
     return (-(-steps // max(1, SPAN // writes)), *state.shape)
 
 
-def _backward(name, kept, gradients):
+def _backward(name, kept, gradients, **settings):
     """Derivatives in the arguments of a recurrence: state, starts, xs."""
     state, starts, xs, *kept = kept
     heads = state.shape[0]
     shapes = [(len(x), heads, *x.shape[2:]) for x in xs]
-    *found, to_state = call(name, [*shapes, state.shape], *xs, starts, *kept, *gradients)
+    *found, to_state = call(name, [*shapes, state.shape], *xs, starts, *kept, *gradients, **settings)
     shared = [g if x.shape[1] == heads else g.sum(1, keepdims=True) for g, x in zip(found, xs, strict=True)]
     return to_state, None, *shared
