@@ -9,7 +9,7 @@ import pytest
 from linmem.core.chunked.decay import Decay
 from linmem.core.chunked.delta import DeltaInputs, DeltaRule
 from linmem.core.chunked.kernel import unroll, walk
-from linmem.core.chunked.normalised import Normalised, NormalisedInputs, NormalisedState
+from linmem.core.chunked.normalised import Normalised, NormalisedInputs, NormalisedState, products
 from linmem.core.chunked.scalar_decay import ScalarDecay, ScalarInputs
 from linmem.core.chunked.triangular import solve_unit_lower
 from linmem.core.chunked.vector_decay import VectorDecay, VectorInputs
@@ -172,3 +172,23 @@ def test_the_compiler_does_not_see_an_empty_state_as_a_constant():
         return unroll(kernel, kernel.init(4, 4), xs, jnp.zeros(8, bool))[1]
 
     assert "optimization_barrier" in jax.jit(outputs).lower(ones).as_text()
+
+
+def test_products_of_nearly_orthogonal_vectors_keep_their_digits(float64):
+    rng = np.random.default_rng(0)
+    k = rng.normal(size=(9, 64))
+    across = rng.normal(size=(9, 64))
+    across -= k * (across * k).sum(1, keepdims=True) / (k**2).sum(1, keepdims=True)
+    q, k = jnp.asarray(1e3 * across + 1e-2 * k, jnp.float32), jnp.asarray(k, jnp.float32)
+    exact = np.asarray(q, np.float64) @ np.asarray(k, np.float64).T
+    error, plain = np.diag(np.abs(products(q, k) - exact)), np.diag(np.abs(q @ k.T - exact))
+    assert 0 < error.max() < plain.max() / 16  # half of the bits at least
+
+    def slopes(product, *operands):
+        return jax.grad(lambda q, k: jnp.sum(jnp.sin(jnp.arange(81).reshape(9, 9)) * product(q, k)), (0, 1))(
+            *operands
+        )
+
+    q, k = (x.astype(jnp.float64) for x in (q, k))
+    for got, right in zip(slopes(products, q, k), slopes(lambda q, k: q @ k.T, q, k), strict=True):
+        np.testing.assert_allclose(got, right, rtol=1e-12)

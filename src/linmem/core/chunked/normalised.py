@@ -71,7 +71,7 @@ class Normalised(AbstractKernel):
         kept = jnp.exp(jnp.where(began < 0, leaving.less(-before).total(), -jnp.inf))
         if (sign := cumulated.sign) is not None:
             weight, kept = weight * (sign[:, None] * sign), kept * sign
-        read = xs.q @ xs.k.T * weight
+        read = products(xs.q, xs.k) * weight
         y = read @ xs.v + kept[:, None] * (xs.q @ state.matrix)
         size = read.sum(axis=1) + kept * (xs.q @ state.normaliser)
         last = weight[-1][:, None] * xs.k
@@ -99,6 +99,29 @@ class Normalised(AbstractKernel):
         states, read = matrix.decay(rest[..., None] * state.matrix, starts, xs.q, key, xs.v, kept[..., None])
         state = NormalisedState(states / last_rest[..., None], normaliser / last_rest, last)
         return state, read / _floored(size, now)[..., None]
+
+
+@jax.custom_jvp
+def products(q: Float[Array, "C dk"], k: Float[Array, "C dk"]) -> Float[Array, "C C"]:
+    """q k^T with up to 8 bits more than a float32 product keeps of what cancels: n . q divides, and may almost
+    be 0.
+
+    Numbers are cut to 8 bits of the largest in their row. Products of these, and sums of up to 256 such, are
+    exact in float32; what was cut off is 256 times smaller, and so is the rounding of its products."""
+    q_coarse, k_coarse = _coarse(q), _coarse(k)
+    return q_coarse @ k_coarse.T + (q_coarse @ (k - k_coarse).T + (q - q_coarse) @ k.T)
+
+
+@products.defjvp
+def _products_jvp(operands, tangents):
+    (q, k), (dq, dk) = operands, tangents
+    return products(q, k), dq @ k.T + q @ dk.T
+
+
+def _coarse(x):
+    _, exponent = jnp.frexp(jnp.abs(x).max(axis=-1, keepdims=True))
+    grid = jnp.ldexp(jnp.ones((), x.dtype), exponent - 8)
+    return jnp.round(x / grid) * grid
 
 
 def _floored(size, stabiliser):

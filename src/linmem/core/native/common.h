@@ -245,7 +245,6 @@ void sized(int count, const F& run) {
   if constexpr (std::is_same_v<T, float>) {
     if (count == 2) return run(std::integral_constant<int, 2>());
     if (count == 4) return run(std::integral_constant<int, 4>());
-    if (count == 5) return run(std::integral_constant<int, 5>());  // 32 values and their normaliser
     if (count == 8) return run(std::integral_constant<int, 8>());
   }
   run(std::integral_constant<int, 0>());
