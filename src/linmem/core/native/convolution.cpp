@@ -73,9 +73,10 @@ void each_vector(int64_t channels, const F& visit) {
   if (c < channels) visit(c, channels - c);
 }
 
-// `run(taps)`, as a constant where there are four: then their sums stay in registers.
+// `run(taps)`, as a constant where there are as many as layers have: then their sums stay in registers.
 template <class F>
 void with_taps(int64_t taps, const F& run) {
+  if (taps == 2) return run(std::integral_constant<int64_t, 2>());
   if (taps == 4) return run(std::integral_constant<int64_t, 4>());
   run(taps);
 }
