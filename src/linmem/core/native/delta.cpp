@@ -205,15 +205,15 @@ void delta_backward(const Delta<T>& x, const Sizes& n, int count, const T* kept,
         d.beta.at(t)[m] = dot(dv, e, n.dv);
         for (int64_t c = 0; c < n.dv; ++c) dv[c] *= beta;  // the derivative in e, too
         for (int j = 0; j < row; j += SOME) {
-          Vec<T> sk[SOME]{}, sw[SOME]{}, kj[SOME];
+          Vec<T> sk[SOME]{}, lost[SOME]{}, sw[SOME]{}, kj[SOME];  // two sums for dk: neither waits for the other
           for (int o = 0; o < SOME; ++o) kj[o] = k[j + o];
           for (int64_t c = 0; c < n.dv; ++c) {
-            const T de = dv[c], de_w = de * w, written = beta * e[c];
+            const T de = dv[c], written = beta * e[c];
             for (int o = 0; o < SOME; ++o) {
               const int64_t at = c * row + j + o;
               Vec<T> g = dS[at];
               sk[o] += written * g;
-              sk[o] -= de_w * from[at];
+              lost[o] += de * from[at];
               g -= de * kj[o];  // the derivative in w S
               if constexpr (DECAYS) {
                 sw[o] += g * from[at];
@@ -222,7 +222,7 @@ void delta_backward(const Delta<T>& x, const Sizes& n, int count, const T* kept,
               dS[at] = g;
             }
           }
-          for (int o = 0; o < SOME; ++o) dk[j + o] = sk[o], dw[j + o] = sw[o];
+          for (int o = 0; o < SOME; ++o) dk[j + o] = sk[o] - w * lost[o], dw[j + o] = sw[o];
         }
         x.before_unit(dk, k, k_rate, row);
         store<T, N>(d.k.at(t) + m * n.dk, dk, n.dk);
