@@ -103,8 +103,8 @@ class Normalised(AbstractKernel):
 
 @jax.custom_jvp
 def products(q: Float[Array, "C dk"], k: Float[Array, "C dk"]) -> Float[Array, "C C"]:
-    """q k^T with up to 8 bits more than a float32 product keeps of what cancels: n . q divides, and may almost
-    be 0.
+    """q k^T with up to 8 bits more than a float32 product keeps of what cancels: n . q divides, and it may
+    almost be 0.
 
     Numbers are cut to 8 bits of the largest in their row. Products of these, and sums of up to 256 such, are
     exact in float32; what was cut off is 256 times smaller, and so is the rounding of its products."""
