@@ -118,8 +118,8 @@ inline T dot(const T* a, const T* b, int64_t n) {
   return total;
 }
 
-// Scratch memory of vectors, begun with zeros if they are wanted. A thread keeps what it has used for its next tasks: memory new from the
-// system costs a page fault for every 4 KB, which took longer than a task's own work.
+// Scratch memory of vectors, begun with zeros if they are wanted. A thread keeps what it has used for its next tasks:
+// memory new from the system costs a page fault for every 4 KB.
 template <class T>
 class Scratch {
  public:
