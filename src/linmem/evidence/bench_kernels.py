@@ -47,10 +47,9 @@ from ..memories.matrix_memory import AbstractMatrixMemory, Run
 from ..reports.tables import Table
 from .conclude import Evidence, Target, conclude
 from .peers import memax_deltanet
-from .timing import bound, loops, medians, pages
+from .timing import Machine, beside_machine, bound, described, medians
 
 BATCH, STEPS, SIZE = 16, 1024, 128
-BASELINE_BATCH = 2  # the baselines hold a matrix for every step, several times over
 LONG = 32768
 CHUNKED = ("mamba2", "gla", "mlstm", "deltanet", "gated_deltanet", "deltaproduct", "rwkv7")
 """Layers with a matrix state in each of 4 heads."""
@@ -125,7 +124,7 @@ def _ours(memory: AbstractMemory, batch: int, steps: int, run: Run | None = None
 
 def _memax(state: int):
     """The same of memax's DeltaNet, whose arrays begin with the batch. Raises ImportError."""
-    peer, (xs, starts) = memax_deltanet(SIZE, state), _inputs(BASELINE_BATCH, STEPS)
+    peer, (xs, starts) = memax_deltanet(SIZE, state), _inputs(BATCH, STEPS)
     return _learning(peer.apply, peer.weights, xs.swapaxes(0, 1), starts.T)
 
 
@@ -158,23 +157,7 @@ def materialised(kernel: Any, state: Any, xs: Any, starts: Any):
 # --- floors -------------------------------------------------------------------------------------------------
 
 
-def machine() -> tuple[float, float]:
-    """Operations per second of a large float32 product, and bytes per second of a + b."""
-    size, rounds = 1024, 10
-    square = jax.random.normal(jax.random.key(0), (size, size)) / size
-    wide = jnp.ones(2**24)
-
-    def multiply(x):
-        return jax.lax.fori_loop(0, rounds, lambda _, y: y @ x, x)
-
-    def add(x):  # in place, so that no page is new
-        return jax.lax.fori_loop(0, rounds, lambda i, y: y + x, x)
-
-    seconds = medians({"multiply": bound(multiply, square), "add": bound(add, wide)}, 5)
-    return 2 * rounds * size**3 / seconds["multiply"], 3 * 4 * rounds * wide.size / seconds["add"]
-
-
-def floor(memory: AbstractMatrixMemory, tokens: int, peak: float, bandwidth: float) -> float:
+def floor(memory: AbstractMatrixMemory, tokens: int, machine: Machine) -> float:
     """Seconds that no program for this layer can beat on this machine (see the top of the file)."""
     heads, dk, dv = memory.sizes
     x = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
@@ -195,7 +178,9 @@ def floor(memory: AbstractMatrixMemory, tokens: int, peak: float, bandwidth: flo
     if memory.convolution is not None:
         weights -= memory.convolution.weight.size  # no product of matrices
     numbers = 2 * SIZE + heads * dv + sum(leaf.size for leaf in jax.tree.leaves((inputs, rest)))
-    return tokens * max(6 * (heads * min(forms) + weights) / peak, 4 * 5 * numbers / bandwidth)
+    return tokens * max(
+        6 * (heads * min(forms) + weights) / machine.peak, 4 * 5 * numbers / machine.bandwidth
+    )
 
 
 def _mixed(memory, x):
@@ -211,9 +196,9 @@ def _mixed(memory, x):
 
 
 def _layers(parts: tuple[Part, ...], repeats: int) -> Evidence:
-    layers, (peak, bandwidth) = learned_layers(), machine()
+    layers = learned_layers()
     measures = {
-        "speed": (CHUNKED, lambda memory: _speed(memory, repeats, peak, bandwidth)),
+        "speed": (CHUNKED, lambda memory: _speed(memory, repeats)),
         "growth": (GROWING, lambda memory: _growth(memory, repeats)),
         "acting": (tuple(layers), lambda memory: {"steps_per_second": _acting(memory)}),
     }
@@ -222,14 +207,11 @@ def _layers(parts: tuple[Part, ...], repeats: int) -> Evidence:
         row = found.setdefault(name, {"layer": name})
         row |= measures[part][1](layers[name](SIZE, jax.random.key(0)))
     rows = [found[name] for name in layers if name in found]
-    remarks = [
-        f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, {pages()}, {loops()}; "
-        f"(B, T, D) = {(BATCH, STEPS, SIZE)}, 4 heads; long / short at B = 1."
-    ]
+    remarks = [f"{described(rows)}; (B, T, D) = {(BATCH, STEPS, SIZE)}, 4 heads; long / short at B = 1."]
     targets, speedups = _targets(rows), []
     if "speed" in parts:
         speedups, notes = _speedups(repeats)
-        remarks += [f"{s['speedup']}: {s['value']:.1f}x (B = {BASELINE_BATCH})" for s in speedups] + notes
+        remarks += [f"{s['speedup']}: {s['value']:.1f}x" for s in speedups] + notes
         targets += [
             Target(
                 f"{s['speedup']}, forward + backward",
@@ -243,10 +225,10 @@ def _layers(parts: tuple[Part, ...], repeats: int) -> Evidence:
     return Evidence("bench kernels", rows + speedups, _table(rows), targets, remarks)
 
 
-def _speed(memory: Any, repeats: int, peak: float, bandwidth: float) -> dict[str, float]:
-    seconds = medians({"": bound(*_flat(_ours(memory, BATCH, STEPS)))}, repeats)[""]
-    ideal = floor(memory, BATCH * STEPS, peak, bandwidth)
-    return {"seconds": seconds, "floor": ideal, "floors": seconds / ideal}
+def _speed(memory: Any, repeats: int) -> dict[str, float]:
+    seconds, machine = beside_machine({"": bound(*_flat(_ours(memory, BATCH, STEPS)))}, repeats)
+    ideal = floor(memory, BATCH * STEPS, machine)
+    return {"seconds": seconds[""], "floor": ideal, "floors": seconds[""] / ideal, **machine._asdict()}
 
 
 def _growth(memory: AbstractMemory, repeats: int) -> dict[str, float]:
@@ -285,12 +267,12 @@ def _speedups(repeats: int) -> tuple[list[dict[str, Any]], list[str]]:
     found, notes = [], []
     for name, make, baseline, required in track(_BASELINES, "timing baselines"):
         memory = make(jax.random.key(0))
-        ours = _ours(memory, BASELINE_BATCH, STEPS)
+        ours = _ours(memory, BATCH, STEPS)
         try:
             if isinstance(baseline, int):
                 other = _memax(baseline)
             else:
-                other = _ours(memory, BASELINE_BATCH, STEPS, baseline)
+                other = _ours(memory, BATCH, STEPS, baseline)
         except ImportError as error:
             notes.append(f"{name}: left out, {error}")
             continue

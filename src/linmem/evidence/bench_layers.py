@@ -26,10 +26,9 @@ from ..memories.base import AbstractMemory, unroll_batch
 from ..memories.matrix_memory import AbstractMatrixMemory
 from ..reports.tables import Table
 from .bench_kernels import floor as chunked_floor
-from .bench_kernels import machine
 from .conclude import Evidence, Target, conclude
 from .peers import Peer, mambapy, peers
-from .timing import loops, medians, pages
+from .timing import Machine, beside_machine, described, medians
 
 BATCH, SIZE = 16, 128
 SPEEDUPS = {"lru": 3.0, "s5": 3.0, "ffm": 3.0, "gru": 1.5, "mamba": 8.0, "deltanet": 20.0}
@@ -67,7 +66,6 @@ def main(
     if unknown := [name for name in only if name not in layers]:
         raise UnknownName(f"unknown layer '{unknown[0]}'; known: {', '.join(layers)}")
     others, remarks = ({}, []) if alone else peers()
-    peak, bandwidth = machine()
     rows, slow = [], set()
     for name, length in track([(name, n) for name in only or layers for n in steps], "timing layers"):
         memory = layers[name](SIZE, jax.random.key(0))
@@ -89,10 +87,9 @@ def main(
             except ImportError as error:
                 notes.append(f"mambapy is left out: {error}")
         remarks += notes
-        seconds = medians(programs, repeats)
-        rows.append(_row(name, length, memory, seconds, peak, bandwidth))
-    measured = f"machine: {peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, {pages()}, {loops()}"
-    remarks.insert(0, f"{measured}; B = {BATCH}, width {SIZE}")
+        seconds, machine = beside_machine(programs, repeats)
+        rows.append(_row(name, length, memory, seconds, machine))
+    remarks.insert(0, f"{described(rows)}; B = {BATCH}, width {SIZE}")
     return conclude(Evidence("bench layers", rows, _table(rows), _targets(rows), remarks), json)
 
 
@@ -150,19 +147,19 @@ def operations(memory: AbstractMemory, size: int) -> float:
     return counted["flops"]
 
 
-def floor(memory: AbstractMemory, tokens: int, peak: float, bandwidth: float) -> float:
+def floor(memory: AbstractMemory, tokens: int, machine: Machine) -> float:
     """Seconds of a forward and backward pass that the machine cannot beat (see the top of the file)."""
     if isinstance(memory, AbstractMatrixMemory):
-        return chunked_floor(memory, tokens, peak, bandwidth)
-    return tokens * max(3 * operations(memory, SIZE) / peak, 5 * 4 * SIZE / bandwidth)
+        return chunked_floor(memory, tokens, machine)
+    return tokens * max(3 * operations(memory, SIZE) / machine.peak, 5 * 4 * SIZE / machine.bandwidth)
 
 
 # --- results ------------------------------------------------------------------------------------------------
 
 
-def _row(name, length, memory, seconds: dict[str, float], peak, bandwidth) -> dict[str, Any]:
+def _row(name, length, memory, seconds: dict[str, float], machine: Machine) -> dict[str, Any]:
     tokens = BATCH * length
-    ideal = floor(memory, tokens, peak, bandwidth)
+    ideal = floor(memory, tokens, machine)
     ours = seconds.get("forward + backward")
     theirs = {k: v for k, v in seconds.items() if not k.startswith("forward")}
     best = min(theirs, key=lambda k: theirs[k]) if theirs else None
@@ -175,6 +172,7 @@ def _row(name, length, memory, seconds: dict[str, float], peak, bandwidth) -> di
         "peers": {library: tokens / s for library, s in theirs.items()},
         "best": best,
         "speedup": theirs[best] / ours if best and ours else None,
+        **machine._asdict(),
     }
 
 

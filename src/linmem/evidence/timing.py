@@ -1,10 +1,11 @@
 """Measuring speed fairly: several programs in one run, taken in turn, warm, with compile time apart."""
 
+import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +15,71 @@ from ..core.native import library
 
 
 def medians(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each program. They are called in turn,
-    so that a busy moment slows all of them alike."""
+    """Median seconds of each program. They are called in turn, so that a busy moment slows all of them alike,
+    and each once more before a call that counts: as in training, a program finds the caches and the freed
+    memory that it left itself, not what another one left (which can double the time of the smaller)."""
     for program in programs.values():
         jax.block_until_ready(program())
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
+            if len(programs) > 1:
+                jax.block_until_ready(program())
             began = time.perf_counter()
             jax.block_until_ready(program())
             seconds[name].append(time.perf_counter() - began)
     return {name: float(np.median(times)) for name, times in seconds.items()}
 
 
+class Machine(NamedTuple):
+    """What this machine can do at most."""
+
+    peak: float
+    """Operations per second of a large float32 product."""
+    bandwidth: float
+    """Bytes per second of a + b."""
+
+
+def beside_machine(
+    programs: Mapping[str, Callable[[], Any]], repeats: int
+) -> tuple[dict[str, float], Machine]:
+    """``medians``, and what the machine does in the same moments: neighbours can slow it by half."""
+    probes, operations, bytes_moved = _probes()
+    seconds = medians({**programs, **probes}, repeats)
+    multiply, add = (seconds.pop(name) for name in probes)
+    return seconds, Machine(operations / multiply, bytes_moved / add)
+
+
+@functools.cache
+def _probes() -> tuple[dict[str, Callable[[], Any]], int, int]:
+    """A product and a sum by name, the operations of the one, and the bytes of the other."""
+    size, rounds = 1024, 5
+    square = jax.random.normal(jax.random.key(0), (size, size)) / size
+    wide = jnp.ones(2**24)
+
+    def multiply(x):
+        return jax.lax.fori_loop(0, rounds, lambda _, y: y @ x, x)
+
+    def add(x):  # in place, so that no page is new
+        return jax.lax.fori_loop(0, rounds, lambda i, y: y + x, x)
+
+    programs = {"a large product": bound(multiply, square), "a + b": bound(add, wide)}
+    return programs, 2 * rounds * size**3, 3 * 4 * rounds * wide.size
+
+
 def bound(program: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
     """``program`` compiled for its arguments and called with them."""
     compiled = jax.jit(program).lower(*arguments).compile()
     return lambda: compiled(*arguments)
+
+
+def described(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The machine in words: medians of what was measured beside these rows, pages and loops."""
+    machines, speeds = [(row["peak"], row["bandwidth"]) for row in rows if "peak" in row], ""
+    if machines:
+        peak, bandwidth = np.median(machines, axis=0)
+        speeds = f"{peak / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s, "
+    return f"machine: {speeds}{pages()}, {loops()}"
 
 
 def loops() -> str:
