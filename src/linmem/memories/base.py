@@ -9,6 +9,7 @@ first observation of an episode, so a start cannot be hidden from it by handing 
 """
 
 import abc
+import functools
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -48,6 +49,12 @@ class AbstractMemory(eqx.Module):
     @abc.abstractmethod
     def unroll(self, state: State, xs: PyTree, starts: Bool[Array, " T"]) -> tuple[State, Array]:
         """T steps: xs with a leading time axis; gives (last state, features (T, out_size))."""
+
+    def unroll_many(self, states: State, xs: PyTree, starts: Bool[Array, "T b"]) -> tuple[State, Array]:
+        """``unroll`` of b sequences side by side: states with a leading axis b, xs with leading axes (T, b);
+        gives (last states, features (T, b, out_size)). A memory that does the same at every step may take
+        the steps of all sequences as rows, without the transpositions that vmap brings."""
+        return jax.vmap(self.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))(states, xs, starts)
 
     def believes(self, features: Array) -> Array | None:
         """The features as a distribution over hidden states,
@@ -94,11 +101,10 @@ def unroll_batch(
     batch = starts.shape[1]
     if states is None:
         states = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), memory.init())
-    unroll = jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))
     if memory.without_blocks:
-        return unroll(states, xs, starts)
+        return memory.unroll_many(states, xs, starts)
     width = batch * memory.out_size
-    return in_blocks(lambda states, timed: unroll(states, *timed), states, (xs, starts), width)
+    return in_blocks(lambda states, timed: memory.unroll_many(states, *timed), states, (xs, starts), width)
 
 
 class AbstractLinearMemory(AbstractMemory):
@@ -138,14 +144,25 @@ class AbstractLinearMemory(AbstractMemory):
         return state, self.decode(states[0], x)
 
     def unroll(self, state, xs, starts):
+        return self.unroll_many(state, xs, starts)
+
+    def unroll_many(self, states, xs, starts):
         self.check(xs)
-        axes = self.time_axes()
-        elements = jax.vmap(self.encode, out_axes=axes)(xs, starts)
-        elements = jax.tree.map(
-            lambda axis, part: jax.tree.map(lambda leaf: leaf[None], part) if axis is None else part,
-            axes,
-            elements,
-            is_leaf=lambda axis: axis is None,
-        )
-        state, states = scan(self.algebra, elements, state, starts)
-        return state, self.decode_all(states, xs)
+        leading = starts.shape  # (T, b), or (T,)
+        axes, flat = self.time_axes(), functools.partial(rows, axes=len(leading))
+        elements = jax.vmap(self.encode, out_axes=axes)(*flat((xs, starts)))
+
+        def spread(axis, part):  # ONCE: axes of size 1 stand for all steps
+            if axis is ONCE:
+                return jax.tree.map(lambda x: x.reshape((1,) * len(leading) + x.shape), part)
+            return jax.tree.map(lambda x: x.reshape(leading + x.shape[1:]), part)
+
+        elements = jax.tree.map(spread, axes, elements, is_leaf=lambda axis: axis is ONCE)
+        states, all_states = scan(self.algebra, elements, states, starts)
+        features = self.decode_all(*flat((all_states, xs)))
+        return states, features.reshape(leading + features.shape[1:])
+
+
+def rows(tree: PyTree, axes: int = 2) -> PyTree:
+    """Arrays whose first ``axes`` axes, time and batch, became one."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), tree)

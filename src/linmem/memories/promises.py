@@ -197,21 +197,21 @@ def gradients_agree_on_both_paths(cls: type[AbstractMemory]) -> None:
     _same("gradients of unroll and stepping", by_unroll, by_step, 1e-4)
 
 
-def vmap_is_a_loop(cls: type[AbstractMemory]) -> None:
-    """A batch of sequences with different starts gives what the sequences give one by one."""
+def many_are_one_by_one(cls: type[AbstractMemory]) -> None:
+    """Sequences side by side, with different starts, give what they give one by one; by ``unroll_many`` and
+    by ``vmap``."""
     memory, xs = _example(cls)
     batch = jax.tree.map(lambda x: np.stack([x, np.flip(x, 0), np.roll(x, 1, 0)], axis=1), xs)
     starts = np.stack([STARTS, STARTS | (np.arange(STEPS) == 2), np.arange(STEPS) == 0], axis=1)
-
-    @eqx.filter_jit
-    def unroll(*arguments):
-        return jax.vmap(memory.unroll, in_axes=(None, 1, 1), out_axes=(0, 1))(*arguments)
-
-    last, ys = jax.device_get(unroll(memory.init(), batch, jnp.asarray(starts)))
-    ys = np.moveaxis(ys, 1, 0)
-    for b in range(3):
-        alone = _unroll(memory, memory.init(), jax.tree.map(lambda x: x[:, b], batch), starts[:, b])  # noqa: B023
-        _same("vmap and loop", jax.tree.map(lambda s: s[b], (last, ys)), alone)  # noqa: B023
+    states = jax.tree.map(lambda s: np.stack([s] * 3), jax.device_get(memory.init()))
+    ways = {cls.unroll_many: memory.unroll_many}  # by default it is vmap
+    ways[AbstractMemory.unroll_many] = jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))
+    for way in ways.values():
+        last, ys = jax.device_get(jax.jit(way)(states, batch, starts))
+        ys = np.moveaxis(ys, 1, 0)
+        for b in range(3):
+            alone = _unroll(memory, memory.init(), jax.tree.map(lambda x: x[:, b], batch), starts[:, b])  # noqa: B023
+            _same("side by side and alone", jax.tree.map(lambda s: s[b], (last, ys)), alone)  # noqa: B023
 
 
 def a_second_call_does_not_retrace(cls: type[AbstractMemory]) -> None:
@@ -286,7 +286,7 @@ PROMISES: list[Callable[[type[AbstractMemory]], None]] = [
     the_future_does_not_reach_the_past,
     elements_obey_the_laws,
     gradients_agree_on_both_paths,
-    vmap_is_a_loop,
+    many_are_one_by_one,
     a_second_call_does_not_retrace,
     saving_and_loading_changes_nothing,
     float32_stays_near_float64,
