@@ -14,9 +14,8 @@ from linmem.memories.matrix_memory import AbstractMatrixMemory
 @pytest.fixture
 def small(monkeypatch):
     """Nothing is timed, and sizes are small."""
-    for name, value in {"BATCH": 2, "STEPS": 4, "SIZE": 8, "LONG": 8, "BASELINE_BATCH": 2}.items():
+    for name, value in {"BATCH": 2, "STEPS": 4, "SIZE": 8, "LONG": 8}.items():
         monkeypatch.setattr(bench_kernels, name, value)
-    monkeypatch.setattr(bench_kernels, "machine", lambda: (1e9, 1e9))
     monkeypatch.setattr(bench_kernels, "medians", lambda programs, repeats: dict.fromkeys(programs, 1.0))
 
 

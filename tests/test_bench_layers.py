@@ -47,6 +47,37 @@ def test_a_library_that_cannot_be_imported_is_left_out_with_the_reason(monkeypat
     assert missing == ["memax is left out: ImportError: no module named memax"]
 
 
+def test_programs_are_timed_in_turn_each_after_a_call_of_its_own(monkeypatch):
+    calls, clock = [], iter(range(1000))
+    monkeypatch.setattr(timing, "WARM", 0.0)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+
+    def program(name, took):
+        def call():
+            calls.append(name)
+            for _ in range(took if calls[-2:] == [name, name] else 10 * took):
+                next(clock)
+
+        return call
+
+    seconds = timing.medians({"a": program("a", 4), "b": program("b", 7)}, 3)
+    assert "".join(calls) == "ab" + "aabb" * 3
+    assert seconds == {"a": 5.0, "b": 8.0}  # the clock ticks once more when it is read
+    calls.clear()
+    timing.medians({"alone": program("a", 1)}, 3)
+    assert "".join(calls) == "aaaa"
+
+
+def test_the_machine_is_measured_in_the_same_turns(monkeypatch):
+    monkeypatch.setattr(timing, "_probes", lambda: ({"product": None, "sum": None}, 60, 90))
+    monkeypatch.setattr(timing, "medians", lambda programs, repeats: dict(zip(programs, (1.0, 2.0, 3.0))))  # noqa: B905
+    seconds, machine = timing.beside_machine({"layer": lambda: None}, 5)
+    assert seconds == {"layer": 1.0} and machine == (30.0, 30.0)
+    rows = [{"layer": "s5"}, {"peak": 2e9, "bandwidth": 1e9}, {"peak": 4e9, "bandwidth": 3e9}]
+    assert timing.described(rows).startswith("machine: 3 GFLOP/s, 2.0 GB/s, ")
+    assert "GFLOP" not in timing.described(rows[:1])
+
+
 def test_products_written_for_rows_are_the_complex_products():
     from linmem.memories.products import complex_times, real_of_times
 

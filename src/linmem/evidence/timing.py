@@ -14,21 +14,33 @@ import numpy as np
 from ..core.native import library
 
 
+WARM = 0.3
+"""Seconds for which a program is called before a call of it is timed; at least one call."""
+
+
 def medians(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
     """Median seconds of each program. They are called in turn, so that a busy moment slows all of them alike,
-    and each once more before a call that counts: as in training, a program finds the caches and the freed
-    memory that it left itself, not what another one left (which can double the time of the smaller)."""
+    and each warms up at every turn: as in training, it is to find the caches and the freed memory that it
+    left itself. What another program left can double the time of the next few calls."""
     for program in programs.values():
         jax.block_until_ready(program())
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
             if len(programs) > 1:
-                jax.block_until_ready(program())
+                _warm(program)
             began = time.perf_counter()
             jax.block_until_ready(program())
             seconds[name].append(time.perf_counter() - began)
     return {name: float(np.median(times)) for name, times in seconds.items()}
+
+
+def _warm(program: Callable[[], Any]) -> None:
+    end = time.perf_counter() + WARM
+    while True:
+        jax.block_until_ready(program())
+        if time.perf_counter() >= end:
+            return
 
 
 class Machine(NamedTuple):
