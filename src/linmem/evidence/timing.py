@@ -13,7 +13,6 @@ import numpy as np
 
 from ..core.native import library
 
-
 WARM = 0.3
 """Seconds for which a program is called before a call of it is timed; at least one call."""
 
