@@ -63,16 +63,18 @@ class MLSTM(AbstractMatrixMemory):
         value_size: int | None = None,
         width: int = 4,
         negative_eigenvalues: bool = False,
+        forget_bias: tuple[float, float] = (3.0, 6.0),
         *,
         key: PRNGKeyArray,
     ):
+        """forget_bias: b_f of the first and the last head at the beginning, the others evenly between."""
         dk, dv = key_size or per_head(size, heads), value_size or per_head(size, heads)
         keys = jax.random.split(key, 9)
         self.w_q, self.w_k = (projection(k, size, heads * dk) for k in keys[:2])
         self.w_v, self.w_gate = (projection(k, size, heads * dv) for k in keys[2:4])
         self.w_input, self.w_forget = (projection(k, size, heads) for k in keys[4:6])
         self.b_input = 0.1 * jax.random.normal(keys[6], (heads,))
-        self.b_forget, self.b_gate = jnp.linspace(3.0, 6.0, heads), jnp.zeros(heads * dv)
+        self.b_forget, self.b_gate = jnp.linspace(*forget_bias, heads), jnp.zeros(heads * dv)
         self.w_out = projection(keys[7], heads * dv, size)
         self.norm = HeadNorm(heads, dv)
         self.convolution = ShortConvolution(size, width, key=keys[8])

@@ -42,6 +42,16 @@ def _walk(memory: AbstractMemory, state: Any, xs: PyTree, starts: Any) -> tuple[
     return jax.lax.scan(lambda s, x: memory.step(s, *x), state, (xs, starts))
 
 
+@eqx.filter_jit
+def _vmapped(memory: AbstractMemory, states: Any, xs: PyTree, starts: Any) -> tuple[Any, Array]:
+    return jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))(states, xs, starts)
+
+
+@eqx.filter_jit
+def _many(memory: AbstractMemory, states: Any, xs: PyTree, starts: Any) -> tuple[Any, Array]:
+    return memory.unroll_many(states, xs, starts)
+
+
 def _gradient(run: Callable) -> Callable:
     """(memory, xs, state, weights) -> the gradients of the features' sum by these weights, in memory, xs and
     state; (last state, features). One compiled function serves two promises."""
@@ -204,10 +214,9 @@ def many_are_one_by_one(cls: type[AbstractMemory]) -> None:
     batch = jax.tree.map(lambda x: np.stack([x, np.flip(x, 0), np.roll(x, 1, 0)], axis=1), xs)
     starts = np.stack([STARTS, STARTS | (np.arange(STEPS) == 2), np.arange(STEPS) == 0], axis=1)
     states = jax.tree.map(lambda s: np.stack([s] * 3), jax.device_get(memory.init()))
-    ways = {cls.unroll_many: memory.unroll_many}  # by default it is vmap
-    ways[AbstractMemory.unroll_many] = jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))
-    for way in ways.values():
-        last, ys = jax.device_get(jax.jit(way)(states, batch, starts))
+    by_default = cls.unroll_many is AbstractMemory.unroll_many
+    for way in (_vmapped,) if by_default else (_vmapped, _many):
+        last, ys = jax.device_get(way(memory, states, batch, starts))
         ys = np.moveaxis(ys, 1, 0)
         for b in range(3):
             alone = _unroll(memory, memory.init(), jax.tree.map(lambda x: x[:, b], batch), starts[:, b])  # noqa: B023
