@@ -117,29 +117,24 @@ class ActorCritic(eqx.Module):
         return state, *self.heads(features, hidden)
 
     def watch(
-        self, state: Any, xs: Inputs, starts: Bool[Array, "T *b"], hidden: Int[Array, "T *b"] | None = None
-    ) -> tuple[Any, Float[Array, "T *b"]]:
-        """(state of the critic's own memory, values) of T steps, of one actor or of b side by side."""
+        self, state: Any, xs: Inputs, starts: Bool[Array, " T"], hidden: Int[Array, " T"] | None = None
+    ) -> tuple[Any, Float[Array, " T"]]:
+        """(state of the critic's own memory, values) of T steps."""
         assert self.critic_memory is not None, "the critic shares the actor's memory"
-        state, features = _unroll(self.critic_memory, state, xs, starts)
+        state, features = self.critic_memory.unroll(state, xs, starts)
         return state, self.value(features, hidden)
 
     def unroll(
         self,
         state: Any,
         xs: Inputs,
-        starts: Bool[Array, "T *b"],
-        hidden: Int[Array, "T *b"] | None = None,
+        starts: Bool[Array, " T"],
+        hidden: Int[Array, " T"] | None = None,
         critic_state: Any = None,
-    ) -> tuple[Any, Float[Array, "T *b p"], Float[Array, "T *b"]]:
-        """To learn: (memory state, parameters, values) of T steps, of one actor or of b side by side.
-        critic_state: of its own memory."""
-        state, features = _unroll(self.memory, state, xs, starts)
+    ) -> tuple[Any, Float[Array, "T p"], Float[Array, " T"]]:
+        """To learn: (memory state, parameters, values) of T steps. critic_state: of its own memory."""
+        state, features = self.memory.unroll(state, xs, starts)
         parameters, values = self.heads(features, hidden)
         if self.critic_memory is not None:
             _, values = self.watch(critic_state, xs, starts, hidden)
         return state, parameters, values
-
-
-def _unroll(memory: AbstractMemory, state: Any, xs: Inputs, starts: Bool[Array, "T *b"]):
-    return (memory.unroll if starts.ndim == 1 else memory.unroll_many)(state, xs, starts)

@@ -341,9 +341,8 @@ def loss(policy: ActorCritic, config: PPOConfig, first_memory, slots: Slot, gain
     """The objective on whole rollouts of some actors: (loss, its parts). first_memory: in which states the
     actors' memory, and the critic's own, began them. gains: advantages, normalised."""
     memory, critic = first_memory
-    _, parameters, values = policy.unroll(  # detail 1
-        memory, slots.inputs, slots.start, slots.hidden, critic
-    )
+    unroll = jax.vmap(policy.unroll, in_axes=(0, 1, 1, 1, 0), out_axes=(0, 1, 1))
+    _, parameters, values = unroll(memory, slots.inputs, slots.start, slots.hidden, critic)  # detail 1
     log_ratio = policy.actions.log_prob(parameters, slots.action) - slots.log_prob
     ratio = jnp.exp(log_ratio)
     within = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)

@@ -100,8 +100,7 @@ def _delta(kind: Callable[..., AbstractMemory], **options) -> Layer:
 
 FORGET = (0.0, 3.0)
 """Between which biases mLSTM's forget gates begin, in both ranges. From its paper's 3 to 6 all eigenvalues
-begin near 1, and whether any of five seeds finds -1 is chance: with one order of sums one does, with another
-none."""
+begin near 1, and none of five seeds found -1 once sums had another order."""
 
 LAYERS: dict[str, Layer] = {
     "S5": lambda size, key: S5(size, size, key=key),

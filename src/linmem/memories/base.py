@@ -53,7 +53,7 @@ class AbstractMemory(eqx.Module):
     def unroll_many(self, states: State, xs: PyTree, starts: Bool[Array, "T b"]) -> tuple[State, Array]:
         """``unroll`` of b sequences side by side: states with a leading axis b, xs with leading axes (T, b);
         gives (last states, features (T, b, out_size)). A memory that does the same at every step may take
-        the steps of all sequences as rows, without the transpositions that vmap brings."""
+        the steps of all sequences as rows, without the transpositions that vmap brings (on one device)."""
         return jax.vmap(self.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))(states, xs, starts)
 
     def believes(self, features: Array) -> Array | None:
@@ -101,10 +101,13 @@ def unroll_batch(
     batch = starts.shape[1]
     if states is None:
         states = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), memory.init())
+    # Several devices may have spread the batch: rows of all steps would have them exchange their sequences.
+    way = type(memory) if jax.device_count() == 1 else AbstractMemory
+    unroll = functools.partial(way.unroll_many, memory)
     if memory.without_blocks:
-        return memory.unroll_many(states, xs, starts)
+        return unroll(states, xs, starts)
     width = batch * memory.out_size
-    return in_blocks(lambda states, timed: memory.unroll_many(states, *timed), states, (xs, starts), width)
+    return in_blocks(lambda states, timed: unroll(states, *timed), states, (xs, starts), width)
 
 
 class AbstractLinearMemory(AbstractMemory):
@@ -144,9 +147,14 @@ class AbstractLinearMemory(AbstractMemory):
         return state, self.decode(states[0], x)
 
     def unroll(self, state, xs, starts):
-        return self.unroll_many(state, xs, starts)
+        return self._unroll(state, xs, starts)
 
     def unroll_many(self, states, xs, starts):
+        if type(self).unroll is not AbstractLinearMemory.unroll:  # a layer with an ``unroll`` of its own
+            return super().unroll_many(states, xs, starts)
+        return self._unroll(states, xs, starts)
+
+    def _unroll(self, states, xs, starts):
         self.check(xs)
         leading = starts.shape  # (T, b), or (T,)
         axes, flat = self.time_axes(), functools.partial(rows, axes=len(leading))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Complex, Float
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
 from ..core.checkpointed import checkpointed_scan
 from . import diagonal
-from .base import ONCE, PER_STEP, AbstractLinearMemory, AbstractMemory
+from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .convolution import convolve
 
 
@@ -62,8 +62,6 @@ class AbstractChannels(AbstractLinearMemory):
             return h, self._features(system, h, x)
 
         return checkpointed_scan(body, state, (xs, starts))
-
-    unroll_many = AbstractMemory.unroll_many
 
     def _features(self, system, h, x):
         output = system.output

@@ -38,7 +38,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.algebra import AbstractAlgebra, BlockDiagonal, Element
 from ..core.checkpointed import checkpointed_scan
 from ..core.matrices import tridiagonal_product, tridiagonal_solve
-from .base import ONCE, PER_STEP, AbstractLinearMemory, AbstractMemory
+from .base import ONCE, PER_STEP, AbstractLinearMemory
 from .convolution import convolve
 from .diagonal import log_uniform
 from .hippo import Hippo, legs
@@ -128,8 +128,6 @@ class LSSL(AbstractLinearMemory):
             return h, self.decode(h, x)
 
         return checkpointed_scan(body, state, (xs, starts))
-
-    unroll_many = AbstractMemory.unroll_many
 
     def kernel(self, length: int) -> Float[Array, "length h"]:
         """The response to an impulse, without the feedthrough D."""

@@ -67,10 +67,6 @@ class Encoded(AbstractWrapper):
         features = jax.vmap(self.features)(xs, starts)
         return self.memory.unroll(state, self._encode(features), starts)
 
-    def unroll_many(self, states, xs, starts):
-        features = jax.vmap(jax.vmap(self.features))(xs, starts)
-        return self.memory.unroll_many(states, self._encode(features), starts)
-
     @classmethod
     def example(cls, key, steps):
         keys = jax.random.split(key, 6)
@@ -129,10 +125,6 @@ class Residual(AbstractWrapper):
     def unroll(self, state, xs, starts):
         state, ys = self.memory.unroll(state, jax.vmap(self.norm)(xs), starts)
         return state, self._close(xs, ys)
-
-    def unroll_many(self, states, xs, starts):
-        states, ys = self.memory.unroll_many(states, jax.vmap(jax.vmap(self.norm))(xs), starts)
-        return states, self._close(xs, ys)
 
     @classmethod
     def example(cls, key, steps):
