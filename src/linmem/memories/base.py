@@ -157,7 +157,7 @@ class AbstractLinearMemory(AbstractMemory):
     def _unroll(self, states, xs, starts):
         self.check(xs)
         leading = starts.shape  # (T, b), or (T,)
-        axes, flat = self.time_axes(), functools.partial(rows, axes=len(leading))
+        axes, flat = self.time_axes(), functools.partial(_rows, axes=len(leading))
         elements = jax.vmap(self.encode, out_axes=axes)(*flat((xs, starts)))
 
         def spread(axis, part):  # ONCE: axes of size 1 stand for all steps
@@ -171,6 +171,6 @@ class AbstractLinearMemory(AbstractMemory):
         return states, features.reshape(leading + features.shape[1:])
 
 
-def rows(tree: PyTree, axes: int = 2) -> PyTree:
-    """Arrays whose first ``axes`` axes, time and batch, became one."""
+def _rows(tree: PyTree, axes: int) -> PyTree:
+    """With the first ``axes`` axes, time and batch, as one."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), tree)
