@@ -43,13 +43,8 @@ def _walk(memory: AbstractMemory, state: Any, xs: PyTree, starts: Any) -> tuple[
 
 
 @eqx.filter_jit
-def _vmapped(memory: AbstractMemory, states: Any, xs: PyTree, starts: Any) -> tuple[Any, Array]:
-    return jax.vmap(memory.unroll, in_axes=(0, 1, 1), out_axes=(0, 1))(states, xs, starts)
-
-
-@eqx.filter_jit
-def _many(memory: AbstractMemory, states: Any, xs: PyTree, starts: Any) -> tuple[Any, Array]:
-    return memory.unroll_many(states, xs, starts)
+def _many(way: Callable, memory: AbstractMemory, states: Any, xs: PyTree, starts: Any) -> tuple[Any, Array]:
+    return way(memory, states, xs, starts)
 
 
 def _gradient(run: Callable) -> Callable:
@@ -214,9 +209,8 @@ def many_are_one_by_one(cls: type[AbstractMemory]) -> None:
     batch = jax.tree.map(lambda x: np.stack([x, np.flip(x, 0), np.roll(x, 1, 0)], axis=1), xs)
     starts = np.stack([STARTS, STARTS | (np.arange(STEPS) == 2), np.arange(STEPS) == 0], axis=1)
     states = jax.tree.map(lambda s: np.stack([s] * 3), jax.device_get(memory.init()))
-    by_default = cls.unroll_many is AbstractMemory.unroll_many
-    for way in (_vmapped,) if by_default else (_vmapped, _many):
-        last, ys = jax.device_get(way(memory, states, batch, starts))
+    for way in {AbstractMemory.unroll_many, cls.unroll_many}:  # the first is vmap
+        last, ys = jax.device_get(_many(way, memory, states, batch, starts))
         ys = np.moveaxis(ys, 1, 0)
         for b in range(3):
             alone = _unroll(memory, memory.init(), jax.tree.map(lambda x: x[:, b], batch), starts[:, b])  # noqa: B023
