@@ -20,8 +20,10 @@ from linmem.core.native import library
 from linmem.core.native.convolution import convolution
 from linmem.core.native.gru import recur
 from linmem.core.native.selective import exponential_scan
+from linmem.core.native.traces import recur as recur_traces
 from linmem.core.selective_scan import selective_scan
 from linmem.memories import CONFORMING
+from linmem.memories.ffm import FFM
 from linmem.memories.gru import GRU
 from linmem.memories.mamba import Mamba
 from linmem.memories.matrix_memory import AbstractMatrixMemory
@@ -30,6 +32,7 @@ from test_chunked import compare
 
 if not shutil.which("c++"):  # nothing was built, and nothing is promised
     pytest.skip("no C++ compiler", allow_module_level=True)
+assert library.loaded()
 
 T, HEADS, BATCH = 70, 3, 2  # longer than two of the spans that backward does again
 STARTS = np.isin(np.arange(T), [7, 8, 40, 64])
@@ -226,6 +229,49 @@ def test_the_gated_unit_is_that_of_jax(float64):
     compare(run(contextlib.nullcontext), exact, 1e-4)
 
 
+def traces(gamma, entering, starts, initial):
+    """What ``recur_traces`` does, literally, of sequences side by side."""
+    gamma, h = (jax.lax.complex(x[..., 0, :], x[..., 1, :]) for x in (gamma, initial))
+    states = []
+    for v, start in zip(entering, starts, strict=True):
+        h = gamma * jnp.where(start[:, None], 0.0, h) + jnp.repeat(v, h.shape[-1] // v.shape[-1], axis=-1)
+        states.append(jnp.stack([h.real, h.imag], -2))
+    return jnp.stack(states)
+
+
+def test_traces_that_turn_are_those_of_complex_numbers(float64):
+    """Two seeds, each with decays of its own and three sequences side by side; 5 traces of 4 states, so that
+    a row ends within a vector."""
+    rng = np.random.default_rng(5)
+    f = lambda *shape: jnp.asarray(rng.normal(size=(BATCH, *shape)))  # noqa: E731
+    gamma, entering, initial = 0.6 * f(2, 20), f(19, 3, 5), f(3, 2, 20)
+    starts = jnp.asarray(rng.uniform(size=(BATCH, 19, 3)) < 0.1)
+    run = lambda way, *a: with_derivatives(  # noqa: E731
+        lambda *a: jax.vmap(way)(a[0], a[1], starts, a[2]), *a
+    )
+    exact = run(traces, gamma, entering, initial)
+    compare(run(recur_traces, gamma, entering, initial), exact, 1e-12)
+    compare(run(recur_traces, *(x.astype(jnp.float32) for x in (gamma, entering, initial))), exact, 2e-5)
+
+
+def test_a_nan_among_traces_ends_at_its_start():
+    starts = jnp.zeros((6, 2), bool).at[4, 0].set(True)
+
+    def run(entering):
+        states, pull = jax.vjp(lambda v: recur_traces(gamma, v, starts, initial), entering)
+        return states, pull(states)[0]
+
+    gamma, initial = jnp.full((2, 3), 0.5), jnp.ones((2, 2, 3))
+    clean, (states, to_entering) = run(jnp.ones((6, 2, 3))), run(jnp.ones((6, 2, 3)).at[2, 0].set(jnp.nan))
+    broken = np.zeros((6, 2), bool)
+    broken[2:4, 0] = True  # and the steps before, whose derivative goes through them
+    np.testing.assert_array_equal(np.isnan(states).any((-2, -1)), broken)
+    broken[:2, 0] = True
+    np.testing.assert_array_equal(np.isnan(to_entering).any(-1), broken)
+    np.testing.assert_array_equal(states[~np.isnan(states)], clean[0][~np.isnan(states)])
+    np.testing.assert_array_equal(to_entering[~broken], clean[1][~broken])
+
+
 def test_a_gate_of_nan_is_nan_until_the_next_start():
     nan = np.uint32(0x7FC00001).view(np.float32)  # its last bit would reach the exponent of a careless e^x
     entering = jnp.zeros((6, 3)).at[2].set(nan)
@@ -244,7 +290,7 @@ def test_gates_that_are_shut_or_open_are_finite_and_right():
 
 
 @pytest.mark.parametrize(
-    "layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, GRU, Mamba))]
+    "layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, FFM, GRU, Mamba))]
 )
 def test_layers_are_the_same_without_compiled_kernels(layer):
     memory, xs = layer.example(jax.random.key(0), 20)
@@ -266,12 +312,13 @@ def test_types_that_kernels_do_not_take_go_the_other_way():
     assert ys.dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("layer", [GRU, Mamba, ShortConvolution])
+@pytest.mark.parametrize("layer", [FFM, GRU, Mamba, ShortConvolution])
 def test_numbers_of_two_types_go_the_other_way(layer, float64):
     """A kernel would read the memory of one as the other."""
     x = jnp.asarray(np.random.default_rng(4).normal(size=(6, 3)))
     starts = jnp.zeros(6, bool)
-    memory = layer(3, key=jax.random.key(0)) if layer is not GRU else GRU(3, 5, key=jax.random.key(0))
+    sizes = {FFM: (3, 5, 4, 2), GRU: (3, 5)}.get(layer, (3,))
+    memory = layer(*sizes, key=jax.random.key(0))
     memory = jax.tree.map(lambda w: w.astype(jnp.float32), memory)
     got = memory.unroll(memory.init(), x, starts)[1]
     with library.without():

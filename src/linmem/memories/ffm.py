@@ -33,6 +33,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.algebra import AbstractAlgebra, Diagonal, Element
+from ..core.native import library
+from ..core.native.traces import recur
 from ..core.projection import linear, project
 from .base import ONCE, PER_STEP, AbstractLinearMemory
 
@@ -83,27 +85,46 @@ class FFM(AbstractLinearMemory):
         size = self.decay.size * self.frequency.size
         return jnp.zeros(size, jnp.result_type(self.decay, jnp.complex64))
 
-    def encode(self, x, start):
+    def _gamma(self):
         shape = (self.decay.size, self.frequency.size)
         rate = jax.lax.complex(
             jnp.broadcast_to(-jnp.abs(self.decay)[:, None], shape), jnp.broadcast_to(-self.frequency, shape)
         )
-        entering = linear(self.enter, x) * jax.nn.sigmoid(linear(self.in_gate, x))
-        entering = jnp.repeat(entering, self.frequency.size)
-        return Element(jnp.exp(rate).ravel(), jax.lax.complex(entering, jnp.zeros_like(entering)))
+        return jnp.exp(rate).ravel()
+
+    def _entering(self, x):
+        return linear(self.enter, x) * jax.nn.sigmoid(linear(self.in_gate, x))
+
+    def _leaving(self, z, x):
+        z, gate = z + self.mix.bias, jax.nn.sigmoid(linear(self.out_gate, x))
+        return jax.nn.standardize(z, epsilon=EPS) * gate + linear(self.skip, x) * (1 - gate)
+
+    def encode(self, x, start):
+        entering = jnp.repeat(self._entering(x), self.frequency.size)
+        return Element(self._gamma(), jax.lax.complex(entering, jnp.zeros_like(entering)))
 
     def time_axes(self):
         return Element(ONCE, PER_STEP)
 
     def decode(self, h, x):
         of_real, of_imag = jnp.split(self.mix.weight.T, 2)  # apart: joined rows would be copied
-        assert self.mix.bias is not None
-        z = project(h.real, of_real) + project(h.imag, of_imag) + self.mix.bias
-        gate = jax.nn.sigmoid(linear(self.out_gate, x))
-        return jax.nn.standardize(z, epsilon=EPS) * gate + linear(self.skip, x) * (1 - gate)
+        return self._leaving(project(h.real, of_real) + project(h.imag, of_imag), x)
 
     def decode_all(self, states, xs):
         return self.decode(states, xs)
+
+    def unroll(self, state, xs, starts):
+        many = jax.tree.map(lambda x: x[:, None], (xs, starts))
+        states, features = self.unroll_many(state[None], *many)
+        return states[0], features[:, 0]
+
+    def unroll_many(self, states, xs, starts):
+        entering, initial = self._entering(xs), _parts(states)
+        if len(xs) == 0 or not library.serves(self.decay, self.frequency, entering, initial):
+            return self._unroll(states, xs, starts)
+        states = recur(_parts(self._gamma()), entering, starts, initial)
+        z = project(states.reshape(*starts.shape, -1), self.mix.weight.T)
+        return jax.lax.complex(states[-1, :, 0], states[-1, :, 1]), self._leaving(z, xs)
 
     @classmethod
     def example(cls, key, steps):
@@ -127,3 +148,8 @@ class FFM(AbstractLinearMemory):
             g = sigmoid(l_4(x))
             out.append(normed * g + l_5(x) * (1 - g))
         return np.stack(out)
+
+
+def _parts(h):
+    """Real and imaginary parts, on an axis before the last."""
+    return jnp.stack([h.real, h.imag], -2)

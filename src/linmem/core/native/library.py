@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 NAME = "kernels.so"
 _KERNELS = [
     f"linmem_{kernel}_{direction}"
-    for kernel in ("decay", "removal", "delta", "normaliser", "convolution", "gru", "selective")
+    for kernel in ("decay", "removal", "delta", "normaliser", "convolution", "gru", "selective", "traces")
     for direction in ("forward", "backward")
 ]
 _on = contextvars.ContextVar("on", default=True)
