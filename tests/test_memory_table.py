@@ -42,8 +42,8 @@ def test_the_multiplications_of_a_step_are_counted_without_those_of_weights_alon
 def test_learned_layers_are_those_whose_maker_carries_one():
     fixed = {"belief", "belief_logits", "alf", "alf_bank", "alf_self_tuning", "auto", "lof"}
     fixed |= {"trace", "window", "window_trace", "none"}
-    of_a_model = {"deep_alf", "deep_alf_random"}
-    assert set(learned_layers()) == set(MEMORIES.names()) - fixed - of_a_model
+    of_raw_steps = {"deep_alf", "deep_alf_random", "learned_trace"}
+    assert set(learned_layers()) == set(MEMORIES.names()) - fixed - of_raw_steps
 
 
 def test_the_readme_counts_what_the_list_names():

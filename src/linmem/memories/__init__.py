@@ -31,6 +31,7 @@ from .gla import GLA
 from .gru import GRU
 from .gss import GSS
 from .hiss import HiSS
+from .learned_trace import PERIODS, LearnedTrace
 from .linear_filter import AdaptiveLinearFilter, ExactLinearFilter, InitialStateFilter, from_model
 from .longhorn import Longhorn
 from .lru import LRU
@@ -106,6 +107,7 @@ __all__ = [
     "HiSS",
     "HippoProphecy",
     "InitialStateFilter",
+    "LearnedTrace",
     "LogForward",
     "Longhorn",
     "LowRankSLiCE",
@@ -149,6 +151,7 @@ CONFORMING: list[type[AbstractMemory]] = [
     Trace,
     Window,
     Beside,
+    LearnedTrace,
     S5,
     S4,
     S4D,
@@ -332,6 +335,23 @@ def _window_trace(
     return _fixed(world, reward, both)
 
 
+def _learned_trace(
+    world: AbstractWorld,
+    size: int,
+    key: PRNGKeyArray,
+    traces: int = 0,
+    periods: tuple[float, ...] = PERIODS,
+    reward: bool = False,
+) -> AbstractMemory:
+    """traces: 0 takes as many as give about ``size`` real numbers of state."""
+    if traces < 0:
+        raise ValueError(f"traces is {traces}; it must be at least 1, or 0 for a state of the learner's size")
+    features = Features(world.observation_space, world.action_space, reward=reward)
+    traces = traces or max(1, size // (2 * len(periods)))
+    memory = LearnedTrace(features.size, size, traces, periods, key=key)
+    return Encoded(features, None, memory)  # pyright: ignore[reportCallIssue]
+
+
 def _none(world: AbstractWorld, size: int, key: PRNGKeyArray) -> AbstractMemory:
     features = Features(world.observation_space, world.action_space, action=False)
     return Encoded(features, None, NoMemory(features.size))  # pyright: ignore[reportCallIssue]
@@ -418,6 +438,12 @@ MEMORIES.add(
     _window_trace,
     "the last 4 inputs exactly, beside their averages at 3 slow rates",
     "Mozer 1994, in Time Series Prediction, SFI Studies XV",
+)
+MEMORIES.add(
+    "learned_trace",
+    _learned_trace,
+    "mixtures of the raw inputs, summed up by decays that turn; all learned, all linear",
+    "this library",
 )
 MEMORIES.add(
     "mamba",

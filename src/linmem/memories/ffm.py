@@ -24,27 +24,20 @@ multiplies by powers of gamma, in blocks and double precision, to the same end. 
 gate, as in the paper (in one version of the authors' code it stands outside).
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..core.algebra import AbstractAlgebra, Diagonal, Element
-from ..core.native import library
-from ..core.native.traces import recur
-from ..core.projection import linear, project
-from .base import ONCE, PER_STEP, AbstractLinearMemory
+from ..core.projection import linear
+from .turning import AbstractTurning
 
 EPS = 1e-5  # of the norm
 
 
-class FFM(AbstractLinearMemory):
+class FFM(AbstractTurning):
     """Features (out_size,) for inputs (in_size,), from ``traces`` x ``contexts`` complex states."""
-
-    algebra: ClassVar[AbstractAlgebra] = Diagonal()
 
     decay: Float[Array, " m"]
     frequency: Float[Array, " c"]
@@ -81,50 +74,12 @@ class FFM(AbstractLinearMemory):
         self.skip = eqx.nn.Linear(in_size, out_size, key=keys[4])
         self.out_size = out_size
 
-    def init(self):
-        size = self.decay.size * self.frequency.size
-        return jnp.zeros(size, jnp.result_type(self.decay, jnp.complex64))
-
-    def _gamma(self):
-        shape = (self.decay.size, self.frequency.size)
-        rate = jax.lax.complex(
-            jnp.broadcast_to(-jnp.abs(self.decay)[:, None], shape), jnp.broadcast_to(-self.frequency, shape)
-        )
-        return jnp.exp(rate).ravel()
-
-    def _entering(self, x):
+    def entering(self, x):
         return linear(self.enter, x) * jax.nn.sigmoid(linear(self.in_gate, x))
 
-    def _leaving(self, z, x):
-        z, gate = z + self.mix.bias, jax.nn.sigmoid(linear(self.out_gate, x))
+    def leaving(self, z, x):
+        gate = jax.nn.sigmoid(linear(self.out_gate, x))
         return jax.nn.standardize(z, epsilon=EPS) * gate + linear(self.skip, x) * (1 - gate)
-
-    def encode(self, x, start):
-        entering = jnp.repeat(self._entering(x), self.frequency.size)
-        return Element(self._gamma(), jax.lax.complex(entering, jnp.zeros_like(entering)))
-
-    def time_axes(self):
-        return Element(ONCE, PER_STEP)
-
-    def decode(self, h, x):
-        of_real, of_imag = jnp.split(self.mix.weight.T, 2)  # apart: joined rows would be copied
-        return self._leaving(project(h.real, of_real) + project(h.imag, of_imag), x)
-
-    def decode_all(self, states, xs):
-        return self.decode(states, xs)
-
-    def unroll(self, state, xs, starts):
-        many = jax.tree.map(lambda x: x[:, None], (xs, starts))
-        states, features = self.unroll_many(state[None], *many)
-        return states[0], features[:, 0]
-
-    def unroll_many(self, states, xs, starts):
-        entering, initial = self._entering(xs), _parts(states)
-        if len(xs) == 0 or not library.serves(self.decay, self.frequency, entering, initial):
-            return self._unroll(states, xs, starts)
-        states = recur(_parts(self._gamma()), entering, starts, initial)
-        z = project(states.reshape(*starts.shape, -1), self.mix.weight.T)
-        return jax.lax.complex(states[-1, :, 0], states[-1, :, 1]), self._leaving(z, xs)
 
     @classmethod
     def example(cls, key, steps):
@@ -148,8 +103,3 @@ class FFM(AbstractLinearMemory):
             g = sigmoid(l_4(x))
             out.append(normed * g + l_5(x) * (1 - g))
         return np.stack(out)
-
-
-def _parts(h):
-    """Real and imaginary parts, on an axis before the last."""
-    return jnp.stack([h.real, h.imag], -2)
