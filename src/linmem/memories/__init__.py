@@ -343,12 +343,13 @@ def _learned_trace(
     periods: tuple[float, ...] = PERIODS,
     reward: bool = False,
 ) -> AbstractMemory:
-    """traces: 0 takes as many as give about ``size`` real numbers of state."""
+    """traces: 0 takes as many as give about ``size`` complex states. Half as many features are read out of
+    them, since all that follows costs in proportion."""
     if traces < 0:
-        raise ValueError(f"traces is {traces}; it must be at least 1, or 0 for a state of the learner's size")
+        raise ValueError(f"traces is {traces}; it must be at least 1, or 0 for about the learner's size")
     features = Features(world.observation_space, world.action_space, reward=reward)
-    traces = traces or max(1, size // (2 * len(periods)))
-    memory = LearnedTrace(features.size, size, traces, periods, key=key)
+    traces = traces or max(1, size // max(1, len(periods)))
+    memory = LearnedTrace(features.size, max(1, size // 2), traces, periods, key=key)
     return Encoded(features, None, memory)  # pyright: ignore[reportCallIssue]
 
 
