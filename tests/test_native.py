@@ -28,6 +28,7 @@ from linmem.memories.gru import GRU
 from linmem.memories.mamba import Mamba
 from linmem.memories.matrix_memory import AbstractMatrixMemory
 from linmem.memories.short_convolution import ShortConvolution
+from linmem.memories.turning import AbstractTurning
 from test_chunked import compare
 
 if not shutil.which("c++"):  # nothing was built, and nothing is promised
@@ -290,7 +291,7 @@ def test_gates_that_are_shut_or_open_are_finite_and_right():
 
 
 @pytest.mark.parametrize(
-    "layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, FFM, GRU, Mamba))]
+    "layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, AbstractTurning, GRU, Mamba))]
 )
 def test_layers_are_the_same_without_compiled_kernels(layer):
     memory, xs = layer.example(jax.random.key(0), 20)

@@ -4,13 +4,13 @@
     S_t = gamma * S_{t-1} + v_t 1^T,   gamma = exp(-|alpha|) exp(-i omega)^T   sums that decay and turn
     y_t = M [Re S_t, Im S_t] + b                                           readout
 
-| equations | here      | shape          | meaning                                               |
-|-----------|-----------|----------------|-------------------------------------------------------|
+| equations | here      | shape          | meaning                                                 |
+|-----------|-----------|----------------|---------------------------------------------------------|
 | W, a      | enter     | (m, in)        | mixtures; a constant one sums up the age of the episode |
-| alpha     | decay     | (m,)           | how fast each trace is forgotten                      |
-| omega     | frequency | (c,)           | how fast each of its c sums turns                     |
-| S         | h         | (m c,) complex | memory, traces by contexts, flattened                 |
-| M, b      | mix       | (out, 2 m c)   | readout                                               |
+| alpha     | decay     | (m,)           | how fast each trace is forgotten                        |
+| omega     | frequency | (c,)           | how fast each of its c sums turns                       |
+| S         | h         | (m c,) complex | memory, traces by contexts, flattened                   |
+| M, b      | mix       | (out, 2 m c)   | readout                                                 |
 
 Source: this library. It is a memory trace (Eberhard et al. 2025, arXiv:2503.15200) whose inputs, rates and
 readout are learned and whose sums turn, as those of FFM (Morad et al. 2023, arXiv:2310.04128); and it is FFM
