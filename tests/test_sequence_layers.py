@@ -1,5 +1,7 @@
 """What the sequence layers promise beyond the conformance suite: forms agree, identities hold."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,19 @@ from scipy.integrate import quad
 from scipy.special import eval_legendre
 
 from linmem.evidence import hippo_prophecy
-from linmem.memories import FFM, GRU, RTF, S5, STU, HippoProphecy, SpaceTime, StateOffset, Trace, Window
+from linmem.memories import (
+    FFM,
+    GRU,
+    RTF,
+    S5,
+    STU,
+    HippoProphecy,
+    LearnedTrace,
+    SpaceTime,
+    StateOffset,
+    Trace,
+    Window,
+)
 from linmem.memories.causal_filter import causal_filter
 from linmem.memories.ls4 import LS4, moments
 from linmem.memories.power_series import quotient
@@ -293,9 +307,21 @@ def test_a_context_of_ffm_turns_once_in_its_period():
     gamma = memory.encode(jnp.ones(2), jnp.asarray(False)).transition.reshape(4, 3)
     turned = (gamma / jnp.abs(gamma)) ** jnp.array(periods)
     np.testing.assert_allclose(turned, np.ones((4, 3)), atol=1e-5)
-    for wrong in ((4.0, 7.0), (4.0, 7.0, 0.0)):
+    for wrong in ((4.0, 7.0), (4.0, 7.0, 0.0), (4.0, 7.0, math.nan)):
         with pytest.raises(ValueError, match="need 3 positive"):
             FFM(2, 5, 4, 3, wrong, key=KEY)
+
+
+def test_a_sum_of_a_learned_trace_turns_once_in_its_period_or_never():
+    memory = LearnedTrace(2, 5, 4, (3.0, math.inf), key=KEY)
+    gamma = memory.encode(jnp.ones(2), jnp.asarray(False)).transition.reshape(4, 2)
+    phase = gamma / jnp.abs(gamma)
+    np.testing.assert_allclose(phase[:, 0] ** 3, np.ones(4), atol=1e-5)
+    assert (jnp.abs(phase[:, 0] - 1) > 1).all()
+    assert (phase[:, 1] == 1).all()
+    for wrong in ((), (4.0, 0.0), (4.0, math.nan)):
+        with pytest.raises(ValueError, match="need positive"):
+            LearnedTrace(2, 5, 4, wrong, key=KEY)
 
 
 def test_a_window_gives_the_last_inputs_newest_first_and_zeros_for_those_before_a_start():

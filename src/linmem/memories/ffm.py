@@ -60,7 +60,7 @@ class FFM(AbstractTurning):
     ):
         """periods: steps in which each context begins to turn once; None: the authors'. Those hardly turn
         within a dozen steps, so that what lies a few steps back is told apart by decays alone."""
-        if periods is not None and (len(periods) != contexts or min(periods) <= 0):
+        if periods is not None and (len(periods) != contexts or not all(p > 0 for p in periods)):
             raise ValueError(f"periods {periods}; need {contexts} positive numbers of steps, one a context")
         keys = jax.random.split(key, 5)
         self.decay = jnp.linspace(np.e, 1e-6, traces)

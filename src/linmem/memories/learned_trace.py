@@ -17,6 +17,8 @@ readout are learned and whose sums turn, as those of FFM (Morad et al. 2023, arX
 without its gates, norm and skip. No part is nonlinear, nor need an encoder stand before it.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,8 +28,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..core.projection import linear
 from .turning import AbstractTurning
 
-PERIODS = (4.0, 16.0, 64.0, 256.0)
-"""Steps in which a trace's sums turn once, at first."""
+PERIODS = (3.0, 6.0, 12.0, 24.0, 48.0, math.inf)
+"""Steps in which a trace's sums turn once, at first: in octaves, and one that does not turn. With periods of
+4, 16, 64 and 256, `repeat_previous` is learned less exactly (docs/benchmark.md)."""
 SHORTEST, LONGEST = 0.5, 256.0
 """Steps in which the first and the last trace fall to 1/e, at first; between them equal in logarithms."""
 
@@ -51,7 +54,7 @@ class LearnedTrace(AbstractTurning):
         key: PRNGKeyArray,
     ):
         """Raises ValueError for periods that are not positive."""
-        if not periods or min(periods) <= 0:
+        if not periods or not all(period > 0 for period in periods):
             raise ValueError(f"periods {periods}; need positive numbers of steps")
         enter_key, mix_key = jax.random.split(key)
         self.decay = 1 / jnp.geomspace(SHORTEST, LONGEST, traces)
