@@ -20,6 +20,7 @@ Departures: none in the recurrence; the readout has no bias. The transition of a
 loop over time, so that T matrices are never stored.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -28,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..core.checkpointed import checkpointed_scan
 from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
@@ -71,9 +71,11 @@ class SDSSM(AbstractMemory):
 
     def _advance(self, x, weights, entering, start):
         x = jnp.where(start, 0.0, x)
-        mixed = jnp.tensordot(weights, self.dictionary, 1)
-        powers = jnp.sum((jnp.abs(mixed) + _SMALLEST) ** self.exponent, axis=0)
-        return mixed @ (x / powers ** (1 / self.exponent)) + entering
+        k, n, _ = self.dictionary.shape
+        mixed = project(weights, self.dictionary.reshape(k, n * n)).reshape(n, n)
+        # by logarithms, which XLA vectorises on a CPU: a power of a float is a call for every entry there
+        powers = jnp.sum(jnp.exp(self.exponent * jnp.log(jnp.abs(mixed) + _SMALLEST)), axis=0)
+        return mixed @ (x * jnp.exp(-jnp.log(powers) / self.exponent)) + entering
 
     def _decode(self, x):
         return project(self.norm(x), self.out)
@@ -83,11 +85,13 @@ class SDSSM(AbstractMemory):
         return state, self._decode(state)
 
     def unroll(self, state, xs, starts):
+        # States are kept, which the readout asks for; no matrix is.
+        @partial(jax.checkpoint, prevent_cse=False)
         def body(x, timed):
             x = self._advance(x, *timed)
             return x, x
 
-        state, states = checkpointed_scan(body, state, (*jax.vmap(self._enter)(xs), starts))
+        state, states = jax.lax.scan(body, state, (*jax.vmap(self._enter)(xs), starts))
         return state, jax.vmap(self._decode)(states)
 
     @classmethod

@@ -34,6 +34,7 @@ unbounded, and every row of all A_i has the same few columns. The complex diagon
 
 import abc
 import math
+from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -42,7 +43,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..core.checkpointed import checkpointed_scan
 from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
@@ -101,11 +101,13 @@ class AbstractSLiCE(AbstractMemory):
         return h, project(h, self.out)
 
     def unroll(self, state, xs, starts):
+        # States are kept, which the readout asks for, and no more.
+        @partial(jax.checkpoint, prevent_cse=False)
         def body(h, timed):
             h = self._advance(h, *timed)
             return h, h
 
-        state, hs = checkpointed_scan(body, state, (*self._enter(xs), starts))
+        state, hs = jax.lax.scan(body, state, (*self._enter(xs), starts))
         return state, project(hs, self.out)
 
     def reference(self, xs, starts):
@@ -210,8 +212,9 @@ class LowRankSLiCE(AbstractSLiCE):
 
     def apply(self, coefficients, h):
         diagonal, x = jnp.split(coefficients, [len(h)])
-        met = x[:, None] * jnp.tensordot(self.right, h, ([1], [0]))
-        return diagonal * h + jnp.tensordot(self.left, met, ([0, 2], [0, 1]))
+        n, rank = self.right.shape[1:]
+        met = project(h, self.right.swapaxes(0, 1).reshape(n, -1)) * jnp.repeat(x, rank)
+        return diagonal * h + project(met, self.left.swapaxes(1, 2).reshape(-1, n))
 
     def matrix(self, coefficients, x):
         left, right = np.asarray(self.left, np.float64), np.asarray(self.right, np.float64)

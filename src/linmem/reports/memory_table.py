@@ -81,8 +81,12 @@ def form(memory: AbstractMemory) -> str:
         way = "scan"
     else:
         source = inspect.getsource(type(memory).unroll)
-        ways = {"checkpointed_scan": "pieces", "self.scan": "pieces", "causal_filter": "convolution"}
-        way = next((way for call, way in ways.items() if call in source), "own")
+        ways = {
+            r"checkpointed_scan|self\.scan": "pieces",
+            r"causal_filter": "convolution",
+            r"lax\.scan\(.*, state,": "scan",
+        }
+        way = next((way for call, way in ways.items() if re.search(call, source)), "own")
     return way + " or convolution" * hasattr(memory, "convolve")
 
 
