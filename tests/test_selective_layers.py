@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from linmem.core.checkpointed import checkpointed_scan
+from linmem.core.checkpointed import checkpointed_scan, scan_states
 from linmem.core.registry import UnknownName
 from linmem.core.selective_scan import over_states, selective_scan
 from linmem.memories import (
@@ -80,6 +80,22 @@ def test_checkpointed_scan_keeps_few_of_its_states():
     _, pull = jax.eval_shape(lambda xs: jax.vjp(loss, xs), jnp.ones(steps))
     kept = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(pull))
     assert 20 * size <= kept <= 25 * size
+
+
+def test_scan_states_keeps_its_states_and_nothing_of_a_step():
+    """A state of 20 numbers over 50 steps, each of which makes matrices of 20 x 20."""
+    steps, size = 50, 20
+
+    def loss(xs):
+        def advance(state, x):
+            return jnp.tanh(jnp.sin(jnp.outer(state, x)) @ state)
+
+        last, states = scan_states(advance, jnp.ones(size), xs)
+        return jnp.sum(last) + jnp.sum(states)
+
+    _, pull = jax.eval_shape(lambda xs: jax.vjp(loss, xs), jnp.ones((steps, size)))
+    kept = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(pull))
+    assert steps * size <= kept <= 3 * steps * size
 
 
 @pytest.mark.parametrize("of_keys", [False, True])

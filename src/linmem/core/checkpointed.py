@@ -1,4 +1,6 @@
-"""Loops over time that keep their states at chunk boundaries only.
+"""Loops over time that keep little for their derivative.
+
+``scan_states`` is for recurrences that are read through their states, which are then kept: no more is.
 
 ``checkpointed_scan`` is for recurrences whose state is much larger than what is read out of it: T states are
 never stored. Forward, the state is kept every ``chunk`` steps (by default about sqrt T of them, so that as
@@ -51,6 +53,17 @@ def checkpointed_scan(
         return jax.lax.scan(run_step, carry, timed)
 
     return scan_chunks(run_chunk, carry, timed, chunk)
+
+
+def scan_states(advance: Callable[[Any, Any], Any], state: PyTree, timed: PyTree) -> tuple[PyTree, PyTree]:
+    """``advance(state, x)`` over the leading axis of ``timed``: (last state, all states)."""
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(state, x):
+        state = advance(state, x)
+        return state, state
+
+    return jax.lax.scan(step, state, timed)
 
 
 BLOCK, MANY = 2**18, 2**20

@@ -20,7 +20,6 @@ Departures: none in the recurrence; the readout has no bias. The transition of a
 loop over time, so that T matrices are never stored.
 """
 
-from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.checkpointed import scan_states
 from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
@@ -85,13 +85,8 @@ class SDSSM(AbstractMemory):
         return state, self._decode(state)
 
     def unroll(self, state, xs, starts):
-        # States are kept, which the readout asks for; no matrix is.
-        @partial(jax.checkpoint, prevent_cse=False)
-        def body(x, timed):
-            x = self._advance(x, *timed)
-            return x, x
-
-        state, states = jax.lax.scan(body, state, (*jax.vmap(self._enter)(xs), starts))
+        advance = lambda x, timed: self._advance(x, *timed)  # noqa: E731
+        state, states = scan_states(advance, state, (*jax.vmap(self._enter)(xs), starts))
         return state, jax.vmap(self._decode)(states)
 
     @classmethod

@@ -34,7 +34,6 @@ unbounded, and every row of all A_i has the same few columns. The complex diagon
 
 import abc
 import math
-from functools import partial
 from typing import ClassVar
 
 import equinox as eqx
@@ -43,6 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.checkpointed import scan_states
 from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
@@ -101,13 +101,8 @@ class AbstractSLiCE(AbstractMemory):
         return h, project(h, self.out)
 
     def unroll(self, state, xs, starts):
-        # States are kept, which the readout asks for, and no more.
-        @partial(jax.checkpoint, prevent_cse=False)
-        def body(h, timed):
-            h = self._advance(h, *timed)
-            return h, h
-
-        state, hs = jax.lax.scan(body, state, (*self._enter(xs), starts))
+        advance = lambda h, timed: self._advance(h, *timed)  # noqa: E731
+        state, hs = scan_states(advance, state, (*self._enter(xs), starts))
         return state, project(hs, self.out)
 
     def reference(self, xs, starts):

@@ -84,7 +84,7 @@ def form(memory: AbstractMemory) -> str:
         ways = {
             r"checkpointed_scan|self\.scan": "pieces",
             r"causal_filter": "convolution",
-            r"lax\.scan\(.*, state,": "scan",
+            r"scan_states|lax\.scan\(.*, state,": "scan",
         }
         way = next((way for call, way in ways.items() if re.search(call, source)), "own")
     return way + " or convolution" * hasattr(memory, "convolve")
