@@ -18,8 +18,9 @@ from linmem.core.chunked.vector_decay import VectorDecay, VectorInputs
 from linmem.core.chunked.vector_delta import VectorDelta, VectorDeltaInputs
 from linmem.core.native import library
 from linmem.core.native.convolution import convolution
+from linmem.core.native.dictionary import recur as recur_mixed
 from linmem.core.native.gru import recur
-from linmem.core.native.selective import exponential_scan
+from linmem.core.native.selective import exponential_scan, implicit_scan
 from linmem.core.native.traces import recur as recur_traces
 from linmem.core.selective_scan import selective_scan
 from linmem.memories import CONFORMING
@@ -27,7 +28,10 @@ from linmem.memories.ffm import FFM
 from linmem.memories.gru import GRU
 from linmem.memories.mamba import Mamba
 from linmem.memories.matrix_memory import AbstractMatrixMemory
+from linmem.memories.sd_ssm import SDSSM
+from linmem.memories.selective import AbstractSelective
 from linmem.memories.short_convolution import ShortConvolution
+from linmem.memories.slice import DiagonalSLiCE, HadamardSLiCE, LowRankSLiCE
 from linmem.memories.turning import AbstractTurning
 from test_chunked import compare
 
@@ -175,24 +179,32 @@ def test_the_convolution_is_that_of_jax(width, steps, silu, float64):
     compare(got, with_derivatives(batched(twin), weight, window, xs), 1e-12)
 
 
-@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("decays", ["exponential", "of both signs", "implicit"])
 @pytest.mark.parametrize(
     "channels", [5, 130]
 )  # 130: two parts of a sequence, whose rows are no whole vectors
-def test_the_selective_scan_is_that_of_jax(negative, channels, float64):
+def test_the_selective_scan_is_that_of_jax(decays, channels, float64):
     rng, n = np.random.default_rng(3), 3
     f = lambda *shape: jnp.asarray(rng.normal(size=shape))  # noqa: E731
     rate = -jnp.exp(f(n, channels))
     delta, value = (jnp.abs(f(BATCH, T, channels)) for _ in range(2))
     key, query, initial = f(BATCH, T, n), f(BATCH, T, n), f(BATCH, n, channels)
-    p, r = form = jnp.asarray([2.0, -1.0] if negative else [1.0, 0.0])
+    p, r = form = jnp.asarray([2.0, -1.0] if decays == "of both signs" else [1.0, 0.0])
+    if decays == "implicit":  # as Longhorn's, whose decays lie between 0 and 1
+        delta = delta / (1 + delta * jnp.sum(key**2, axis=-1, keepdims=True))
 
     def ours(rate, delta, key, query, value, initial):
-        scan = lambda *a: exponential_scan(rate, *a[:4], form.astype(rate.dtype), jnp.asarray(STARTS), a[4])  # noqa: E731
+        starts, as_typed = jnp.asarray(STARTS), form.astype(rate.dtype)
+        if decays == "implicit":
+            scan = lambda *a: implicit_scan(*a[:4], starts, a[4])  # noqa: E731
+        else:
+            scan = lambda *a: exponential_scan(rate, *a[:4], as_typed, starts, a[4])  # noqa: E731
         return jax.vmap(scan)(delta, key, query, value, initial)
 
     def twin(rate, delta, key, query, value, initial):
-        decay = lambda delta, key: p * jnp.exp(delta * rate) + r  # noqa: E731
+        def decay(delta, key):
+            return 1 - jnp.outer(key**2, delta) if decays == "implicit" else p * jnp.exp(delta * rate) + r
+
         scan = lambda *a: selective_scan(decay, a[4], *a[:4], jnp.asarray(STARTS))  # noqa: E731
         return jax.vmap(scan)(delta, key, query, value, initial)
 
@@ -200,6 +212,89 @@ def test_the_selective_scan_is_that_of_jax(negative, channels, float64):
     exact = with_derivatives(twin, *arguments)
     compare(with_derivatives(ours, *arguments), exact, 1e-11)
     compare(with_derivatives(ours, *(x.astype(jnp.float32) for x in arguments)), exact, 2e-5)
+
+
+def mixed(exponent, dictionary, weights, entering, starts, initial):
+    """What ``recur_mixed`` does, literally, of one sequence."""
+    x, states = initial, []
+    for w, u, start in zip(weights, entering, starts, strict=True):
+        M = jnp.tensordot(w, dictionary, 1)
+        norms = jnp.sum((jnp.abs(M) + 1e-12) ** exponent, 0) ** (1 / exponent)
+        x = (M / norms) @ jnp.where(start, 0.0, x) + u
+        states.append(x)
+    return jnp.stack(states)
+
+
+@pytest.mark.parametrize(("exponent", "n"), [(1.2, 5), (2.5, 17)])  # rows of no whole vectors, of 1 and of 3
+def test_a_transition_mixed_from_a_dictionary_is_that_of_the_paper(exponent, n, float64):
+    """Two seeds, each with a dictionary of its own and two sequences of 11 steps, which are not runs of 4.
+    Entries down to 1e-9, and in one step all are 0."""
+    rng = np.random.default_rng(6)
+    f = lambda *shape: jnp.asarray(rng.normal(size=(BATCH, *shape)))  # noqa: E731
+    dictionary, weights = f(3, n, n) * 10.0 ** -jnp.asarray(rng.integers(0, 10, (n, n))), f(2, 11, 3)
+    weights = weights.at[:, 0, 5].set(0.0)
+    entering, initial = f(2, 11, n), f(2, n)
+    starts = jnp.asarray(rng.uniform(size=(BATCH, 2, 11)) < 0.2)
+
+    def run(one, *a):
+        sequences = jax.vmap(one, (None, 0, 0, 0, 0))
+        return with_derivatives(lambda d, w, u, h: jax.vmap(sequences)(d, w, u, starts, h), *a)
+
+    arguments = dictionary, weights, entering, initial
+    exact = run(functools.partial(mixed, exponent), *arguments)
+    ours = functools.partial(recur_mixed, exponent, 1e-12)
+    compare(run(ours, *arguments), exact, 1e-9)
+    compare(run(ours, *(x.astype(jnp.float32) for x in arguments)), exact, 2e-5)
+
+
+def test_a_nan_in_a_mixed_state_ends_at_its_start():
+    starts = jnp.zeros(9, bool).at[6].set(True)
+    weights, entering = jnp.full((9, 2), 0.5), jnp.ones((9, 3)).at[3].set(jnp.nan)
+    dictionary = jnp.arange(18.0).reshape(2, 3, 3)
+
+    def loss(entering):
+        states = recur_mixed(1.2, 1e-12, dictionary, weights, entering, starts, jnp.zeros(3))
+        return jnp.sum(states[6:]), states
+
+    to_entering, states = jax.grad(loss, has_aux=True)(entering)
+    assert np.isfinite(states[:3]).all() and np.isnan(states[3:6]).all() and np.isfinite(states[6:]).all()
+    assert np.isfinite(to_entering).all() and not np.asarray(to_entering[:6]).any()
+    # a norm of a column of the transition that is NaN makes all of the state NaN, as in the twin
+    broken = dictionary.at[0, 0, 0].set(jnp.nan)
+    states = recur_mixed(1.2, 1e-12, broken, weights[:1], jnp.ones((1, 3)), starts[:1], jnp.zeros(3))
+    assert np.isnan(states).all()
+
+
+STRUCTURES = (
+    LowRankSLiCE(3, 5, 2, key=jax.random.key(0)),
+    DiagonalSLiCE(3, 5, key=jax.random.key(0)),
+    HadamardSLiCE(3, 2, key=jax.random.key(0)),
+    HadamardSLiCE(3, 32, key=jax.random.key(0)),
+)
+
+
+@pytest.mark.parametrize("layer", STRUCTURES, ids=lambda layer: f"{type(layer).__name__} {len(layer.init())}")
+def test_states_of_mean_square_1_are_those_of_jax(layer, float64):
+    """Two seeds, each with weights of its own and 11 sequences, of which the first begins with a state too
+    small to be scaled."""
+    rng = np.random.default_rng(7)
+    f = lambda *shape: jnp.asarray(rng.normal(size=(BATCH, *shape)))  # noqa: E731
+    weights, n = [f(*leaf.shape) for leaf in jax.tree.leaves(layer)], len(layer.init())
+    xs, state = f(11, 20, 3), f(11, n).at[:, 0].multiply(1e-12)
+    starts = jnp.asarray(rng.uniform(size=(BATCH, 11, 20)) < 0.1).at[:, 0].set(False)
+
+    def run(way, *a):
+        def one(weights, x, state, start):
+            with way():
+                return jax.tree.unflatten(jax.tree.structure(layer), weights).unroll(state, x, start)
+
+        sequences = jax.vmap(one, (None, 0, 0, 0))
+        return with_derivatives(lambda w, xs, state: jax.vmap(sequences)(w, xs, state, starts), *a)
+
+    exact = run(library.without, weights, xs, state)
+    compare(run(contextlib.nullcontext, weights, xs, state), exact, 1e-10)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), (weights, xs, state))
+    compare(run(contextlib.nullcontext, *single), exact, 2e-4)
 
 
 def with_weight(layer, weight):
@@ -291,7 +386,13 @@ def test_gates_that_are_shut_or_open_are_finite_and_right():
 
 
 @pytest.mark.parametrize(
-    "layer", [c for c in CONFORMING if issubclass(c, (AbstractMatrixMemory, AbstractTurning, GRU, Mamba))]
+    "layer",
+    [
+        c
+        for c in CONFORMING
+        if issubclass(c, (AbstractMatrixMemory, AbstractSelective, AbstractTurning, GRU, SDSSM))
+        or issubclass(c, (DiagonalSLiCE, LowRankSLiCE))
+    ],
 )
 def test_layers_are_the_same_without_compiled_kernels(layer):
     memory, xs = layer.example(jax.random.key(0), 20)

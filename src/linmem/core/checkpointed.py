@@ -1,6 +1,7 @@
 """Loops over time that keep little for their derivative.
 
-``scan_states`` is for recurrences that are read through their states, which are then kept: no more is.
+``scan_states`` is for recurrences that are read through their states, which are then kept, and of a step no
+more than what it names ``KEPT``.
 
 ``checkpointed_scan`` is for recurrences whose state is much larger than what is read out of it: T states are
 never stored. Forward, the state is kept every ``chunk`` steps (by default about sqrt T of them, so that as
@@ -56,9 +57,10 @@ def checkpointed_scan(
 
 
 def scan_states(advance: Callable[[Any, Any], Any], state: PyTree, timed: PyTree) -> tuple[PyTree, PyTree]:
-    """``advance(state, x)`` over the leading axis of ``timed``: (last state, all states)."""
+    """``advance(state, x)`` over the leading axis of ``timed``: (last state, all states). Backward does
+    each step again, but for what has the `checkpoint_name` ``KEPT``."""
 
-    @partial(jax.checkpoint, prevent_cse=False)
+    @partial(jax.checkpoint, prevent_cse=False, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
     def step(state, x):
         state = advance(state, x)
         return state, state

@@ -207,7 +207,7 @@ def _layers(parts: tuple[Part, ...], repeats: int) -> Evidence:
         row = found.setdefault(name, {"layer": name})
         row |= measures[part][1](layers[name](SIZE, jax.random.key(0)))
     rows = [found[name] for name in layers if name in found]
-    remarks = [f"{described(rows)}; (B, T, D) = {(BATCH, STEPS, SIZE)}, 4 heads; long / short at B = 1."]
+    remarks = [f"{described(rows)}; (B, T, D) = {(BATCH, STEPS, SIZE)}, 4 heads."]
     targets, speedups = _targets(rows), []
     if "speed" in parts:
         speedups, notes = _speedups(repeats)
@@ -234,7 +234,7 @@ def _speed(memory: Any, repeats: int) -> dict[str, float]:
 def _growth(memory: AbstractMemory, repeats: int) -> dict[str, float]:
     program, arguments = _ours(memory, BATCH, STEPS)
     kept: Any = jax.jit(program).lower(*arguments).compile().memory_analysis()
-    programs = {str(steps): bound(*_flat(_ours(memory, 1, steps))) for steps in (STEPS, LONG)}
+    programs = {str(steps): bound(*_flat(_ours(memory, BATCH, steps))) for steps in (STEPS, LONG)}
     seconds = medians(programs, repeats)
     return {
         "memory": kept.temp_size_in_bytes / arguments[1].nbytes,

@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..core.native import library
+from ..core.native.selective import implicit_scan
 from .gates import np_sigmoid
 from .selective import AbstractSelective
 
@@ -53,6 +55,11 @@ class Longhorn(AbstractSelective):
 
     def decay(self):
         return lambda delta, key: 1 - (key**2)[:, None] @ delta[None]
+
+    def scan(self, initial, delta, key, query, value, starts):
+        if not library.serves(initial, delta, key, query, value):
+            return super().scan(initial, delta, key, query, value, starts)
+        return implicit_scan(delta, key, query, value, starts, initial)
 
     def reference_update(self, h, rate, key, u):
         S = []

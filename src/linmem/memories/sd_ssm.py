@@ -29,6 +29,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..core.checkpointed import scan_states
+from ..core.native import library
+from ..core.native.dictionary import recur
 from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
@@ -85,8 +87,12 @@ class SDSSM(AbstractMemory):
         return state, self._decode(state)
 
     def unroll(self, state, xs, starts):
+        weights, entering = jax.vmap(self._enter)(xs)
+        if len(starts) and library.serves(self.dictionary, weights, entering, state):
+            states = recur(self.exponent, _SMALLEST, self.dictionary, weights, entering, starts, state)
+            return states[-1], jax.vmap(self._decode)(states)
         advance = lambda x, timed: self._advance(x, *timed)  # noqa: E731
-        state, states = scan_states(advance, state, (*jax.vmap(self._enter)(xs), starts))
+        state, states = scan_states(advance, state, (weights, entering, starts))
         return state, jax.vmap(self._decode)(states)
 
     @classmethod

@@ -18,7 +18,7 @@ The recurrence is ``core/selective_scan.py``.
 """
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -41,7 +41,6 @@ class SelectiveState(NamedTuple):
 class AbstractSelective(AbstractMemory):
     """Features (size,) for inputs (size,)."""
 
-    without_blocks: ClassVar[bool] = True
     enter: Float[Array, "in both"]
     convolution: ShortConvolution
     select: Float[Array, "c selected"]

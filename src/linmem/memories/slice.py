@@ -40,9 +40,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..core.checkpointed import scan_states
+from ..core.checkpointed import KEPT, scan_states
+from ..core.native import library
+from ..core.native.slice import recur_diagonal, recur_low_rank
 from ..core.projection import project
 from .base import AbstractMemory
 from .gates import projection
@@ -53,7 +56,6 @@ _SMALLEST = 1e-12  # mean square of a state that is taken for zero
 class AbstractSLiCE(AbstractMemory):
     """Features (size,) for inputs (size,). ``apply`` gives A(x) h from the coefficients x @ transition."""
 
-    without_blocks: ClassVar[bool] = True
     transition: Float[Array, "in coefficients"]
     first: Float[Array, "in n"]
     first_bias: Float[Array, " n"]
@@ -93,7 +95,7 @@ class AbstractSLiCE(AbstractMemory):
 
     def _advance(self, h, coefficients, first, start):
         moved = jnp.where(start, 0.0, h)
-        h = jnp.where(start, first, moved + self.apply(coefficients, moved))
+        h = checkpoint_name(jnp.where(start, first, moved + self.apply(coefficients, moved)), KEPT)
         return scaled(h, self.group(len(h)))
 
     def step(self, state, x, start):
@@ -128,11 +130,19 @@ def scaled(h: Float[Array, " n"], group: int) -> Float[Array, " n"]:
 
 
 class DiagonalSLiCE(AbstractSLiCE):
+    hadamard: ClassVar[bool] = False
+
     def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
         super().__init__(size, state_size, key=key)
 
     def apply(self, coefficients, h):
         return coefficients * h
+
+    def unroll(self, state, xs, starts):
+        if not len(starts) or not library.serves(self.transition, xs, state):
+            return super().unroll(state, xs, starts)
+        hs = recur_diagonal(_SMALLEST, self.hadamard, *self._enter(xs), starts, state)
+        return hs[-1], project(hs, self.out)
 
     def matrix(self, coefficients, x):
         return np.diag(coefficients)
@@ -207,9 +217,22 @@ class LowRankSLiCE(AbstractSLiCE):
 
     def apply(self, coefficients, h):
         diagonal, x = jnp.split(coefficients, [len(h)])
-        n, rank = self.right.shape[1:]
-        met = project(h, self.right.swapaxes(0, 1).reshape(n, -1)) * jnp.repeat(x, rank)
-        return diagonal * h + project(met, self.left.swapaxes(1, 2).reshape(-1, n))
+        right, left = self._factors()
+        met = checkpoint_name(project(h, right), KEPT)
+        return diagonal * h + project(met * jnp.repeat(x, self.right.shape[-1]), left)
+
+    def _factors(self):
+        """All V_i (n, in rank) and all U_i^T (in rank, n), which x weighs in between."""
+        n = self.right.shape[1]
+        return self.right.swapaxes(0, 1).reshape(n, -1), self.left.swapaxes(1, 2).reshape(-1, n)
+
+    def unroll(self, state, xs, starts):
+        if not len(starts) or not library.serves(self.right, xs, state):
+            return super().unroll(state, xs, starts)
+        coefficients, first = super()._enter(xs)
+        gains = jnp.repeat(xs, self.right.shape[-1], axis=-1)
+        hs = recur_low_rank(_SMALLEST, *self._factors(), coefficients, gains, first, starts, state)
+        return hs[-1], project(hs, self.out)
 
     def matrix(self, coefficients, x):
         left, right = np.asarray(self.left, np.float64), np.asarray(self.right, np.float64)
@@ -252,8 +275,10 @@ class SparseSLiCE(AbstractSLiCE):
         return cls(3, 5, 2, key=key), jax.random.normal(key, (steps, 3))
 
 
-class HadamardSLiCE(AbstractSLiCE):
+class HadamardSLiCE(DiagonalSLiCE):
     """``state_size`` is a power of 2."""
+
+    hadamard: ClassVar[bool] = True
 
     def __init__(self, size: int, state_size: int, *, key: PRNGKeyArray):
         if state_size < 1 or state_size & (state_size - 1):

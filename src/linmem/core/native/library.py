@@ -19,11 +19,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 NAME = "kernels.so"
-_KERNELS = [
-    f"linmem_{kernel}_{direction}"
-    for kernel in ("decay", "removal", "delta", "normaliser", "convolution", "gru", "selective", "traces")
-    for direction in ("forward", "backward")
-]
+_LOOPS = "decay removal delta normaliser convolution gru selective traces dictionary low_rank diagonal"
+_KERNELS = [f"linmem_{loop}_{way}" for loop in _LOOPS.split() for way in ("forward", "backward")]
 _on = contextvars.ContextVar("on", default=True)
 
 
