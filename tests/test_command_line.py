@@ -19,6 +19,7 @@ from linmem.evidence import rtf
 from linmem.evidence.conclude import Evidence, conclude
 from linmem.experiments import run as runs
 from linmem.experiments.store import Folder
+from linmem.memories import DeltaNet
 from linmem.planning import PointBasedSolver
 from linmem.reports.tables import Table, to_rich
 from linmem.worlds import SparsePOMDP, read_model
@@ -134,6 +135,19 @@ def test_a_layer_that_is_not_whole_is_told_what_is_missing(monkeypatch, capsys, 
     monkeypatch.chdir(tmp_path)
     code, _, err = command("check", "half_layer:Half", capsys=capsys)
     assert code == 2 and "does not define example, reference, step, unroll" in err
+
+
+def test_a_layer_of_the_library_is_checked_by_its_name(capsys, monkeypatch):
+    seen = []
+
+    def promise(cls):
+        seen.append(cls)
+
+    monkeypatch.setattr("linmem.memories.promises.PROMISES", [promise])
+    code, out, _ = command("check", "deltanet", capsys=capsys)
+    assert (code, seen) == (0, [DeltaNet]) and "1 of 1 promises kept" in out
+    code, _, err = command("check", "deltanett", capsys=capsys)
+    assert code == 2 and "or one of" in err and "deltanet," in err
 
 
 def test_a_memory_steps_on_plain_python_values():

@@ -272,22 +272,28 @@ def list_(markdown: bool = False) -> int:
 
 @app.command
 def check(layer: Positional[str]) -> int:
-    """Run the promises that every memory of this library keeps on a memory class of your own.
+    """Run the promises that every memory of this library keeps, on one of them or on a class of your own.
 
     Args:
-        layer: the class as `module:Class`; the present folder is importable.
+        layer: a class as `module:Class`, where the present folder is importable, or one in `linmem list`.
     """
     from rich.console import Console
 
+    from .memories import learned_layers
     from .memories.base import AbstractMemory
     from .memories.promises import PROMISES
 
     module_name, _, class_name = layer.partition(":")
     sys.path.insert(0, os.getcwd())
+    layers = learned_layers()
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
+        if layer in layers:
+            cls = type(layers[layer](4, jax.random.key(0)))
+        else:
+            cls = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # whatever happens while a module of somebody's is imported
-        raise UsageError(f"cannot load '{layer}' ({error}); name a class as module:Class") from error
+        hint = f"name a class as module:Class, or one of {', '.join(layers)}"
+        raise UsageError(f"cannot load '{layer}' ({error}); {hint}") from error
     if not (isinstance(cls, type) and issubclass(cls, AbstractMemory)):
         raise UsageError(f"'{layer}' is not a subclass of linmem.AbstractMemory")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):

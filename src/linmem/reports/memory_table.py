@@ -80,7 +80,8 @@ def form(memory: AbstractMemory) -> str:
     elif type(memory).unroll is AbstractLinearMemory.unroll:
         way = "scan"
     else:
-        source = inspect.getsource(type(memory).unroll)
+        classes = (cls for cls in type(memory).__mro__ if "unroll" in vars(cls))
+        source = "".join(inspect.getsource(cls.unroll) for cls in classes)  # one may call the next
         ways = {
             r"checkpointed_scan|self\.scan": "pieces",
             r"causal_filter": "convolution",

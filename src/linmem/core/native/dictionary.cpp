@@ -47,12 +47,12 @@ inline Vec<float> polynomial(Vec<float> x, const float (&c)[COUNT]) {
 }
 
 // x^p of a normal positive number as 2^(p log2 x), from two polynomials that were fitted for the smallest largest error,
-// near 2e-8 of the logarithm and 2e-9 of the power. Below 2^-126 it is that; NaN stays NaN.
+// near 1e-7 both. Below 2^-126 it is that; NaN stays NaN.
 __attribute__((always_inline)) inline Vec<float> power(Vec<float> x, float p) {
-  constexpr float logarithm[] = {1.442695f,   -0.7213472f, 0.48091028f,  -0.36071626f, 0.2879391f,
-                                 -0.23867568f, 0.21521225f, -0.20893382f, 0.1292643f};  // log2(1 + f) / f
-  constexpr float exponential[] = {1.f,         0.69314721f, 0.24022651f, 0.05550327f,
-                                   0.00961799f, 0.00134004f, 0.00015478f};
+  constexpr float logarithm[] = {1.44269492f,  -0.721352487f, 0.480931162f, -0.360263461f,
+                                 0.286868881f, -0.248322824f, 0.235709605f, -0.149733184f};  // log2(1 + f) / f
+  constexpr float exponential[] = {1.00000008f,  0.693147225f,   0.240221074f,
+                                   0.055502973f, 0.00967603636f, 0.00134100052f};
   // x = 2^n (1 + f) with 1 + f between sqrt(1/2) and sqrt(2): what the bits of x are above those of sqrt(1/2)
   const Integers bits = (Integers)x, above = (bits - 0x3f3504f3) & ~0x7fffff;
   const Vec<float> n = __builtin_convertvector(above >> 23, Vec<float>), f = (Vec<float>)(bits - above) - 1.f;
