@@ -47,7 +47,7 @@ inline Vec<float> polynomial(Vec<float> x, const float (&c)[COUNT]) {
 }
 
 // x^p of a normal positive number as 2^(p log2 x), from two polynomials that were fitted for the smallest largest error,
-// near 1e-7 both. Below 2^-126 it is that; NaN stays NaN.
+// near 1e-7 both. It must be below 2^127; below 2^-126 it is that, and NaN stays NaN.
 __attribute__((always_inline)) inline Vec<float> power(Vec<float> x, float p) {
   constexpr float logarithm[] = {1.44269492f,  -0.721352487f, 0.480931162f, -0.360263461f,
                                  0.286868881f, -0.248322824f, 0.235709605f, -0.149733184f};  // log2(1 + f) / f

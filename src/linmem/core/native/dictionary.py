@@ -1,7 +1,5 @@
 """The loop over time of transitions that are mixed from a dictionary, compiled (``dictionary.cpp``)."""
 
-import functools
-
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -9,8 +7,7 @@ from jaxtyping import Array, Bool, Float
 from .library import call
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def recur(
+def _recur(
     exponent: float,
     smallest: float,
     dictionary: Float[Array, "k n n"],
@@ -44,4 +41,5 @@ def _settings(exponent, smallest):
     return {"exponent": np.float64(exponent), "smallest": np.float64(smallest)}
 
 
+recur = jax.custom_vjp(_recur, nondiff_argnums=(0, 1))
 recur.defvjp(_fwd, _bwd)

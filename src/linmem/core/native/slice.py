@@ -3,8 +3,6 @@ share what is read of the weights, and diagonal, alone or before a Walsh-Hadamar
 
 T is at least 1. A state is scaled to unit mean square where its own is above ``smallest``."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,8 +57,7 @@ def _made_by_bwd(kept, to_states):
 _made_by.defvjp(_made_by_fwd, _made_by_bwd)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def recur_diagonal(
+def _recur_diagonal(
     smallest: float,
     hadamard: bool,
     diagonal: States,
@@ -85,4 +82,5 @@ def _diagonal_bwd(smallest, hadamard, kept, to_states):
     return to_diagonal, to_first, None, to_initial
 
 
+recur_diagonal = jax.custom_vjp(_recur_diagonal, nondiff_argnums=(0, 1))
 recur_diagonal.defvjp(_diagonal_fwd, _diagonal_bwd)
