@@ -113,6 +113,16 @@ def test_without_a_warm_up_the_first_step_learns():
     assert not np.array_equal(state.model.head.weight, m.head.weight)
 
 
+def test_annealed_steps_fall_to_nothing():
+    fit, draw = Fit(warmup=0, anneal=2), TaskBatches(parity(), 5, LENGTH)
+    learn = eqx.filter_jit(lambda state, key: advance(fit, cross_entropy, draw, state, key, 2)[0])
+    begun = init(fit, model())
+    after = learn(begun, jax.random.key(0))
+    weights = [state.model.head.weight for state in (begun, after, learn(after, jax.random.key(1)))]
+    assert not np.array_equal(weights[0], weights[1])
+    np.testing.assert_array_equal(weights[1], weights[2])
+
+
 def test_a_batch_with_nothing_to_score_costs_nothing_and_teaches_nothing():
     b = batch(1, 3, 4)._replace(mask=jnp.zeros((3, 4), bool))
     value, gradient = eqx.filter_value_and_grad(mean_loss)(model(), cross_entropy, b)

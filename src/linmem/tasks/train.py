@@ -119,6 +119,8 @@ class Fit:
     step_size: float = 3e-3
     warmup: int = 50
     """steps until the step size is reached"""
+    anneal: int = 0
+    """steps, more than of warm-up, at whose end it has fallen to 0 along half a cosine; 0 keeps it"""
     weight_decay: float = 0.0
     """of arrays with two or more axes"""
     max_gradient: float = 1.0
@@ -135,6 +137,8 @@ class State(NamedTuple):
 def optimiser(fit: Fit) -> optax.GradientTransformation:
     # optax takes a warm-up of 0 steps for a step size of 0 for ever
     size = optax.linear_schedule(0.0, fit.step_size, fit.warmup) if fit.warmup else fit.step_size
+    if fit.anneal:
+        size = optax.warmup_cosine_decay_schedule(0.0, fit.step_size, fit.warmup, fit.anneal)
 
     def matrices(parameters):
         return jax.tree.map(lambda p: p.ndim > 1, parameters)
