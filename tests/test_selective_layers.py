@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
-from linmem.core.checkpointed import checkpointed_scan, scan_states
+from linmem.core.checkpointed import KEPT, checkpointed_scan, scan_states
 from linmem.core.registry import UnknownName
 from linmem.core.selective_scan import over_states, selective_scan
 from linmem.memories import (
@@ -82,20 +83,23 @@ def test_checkpointed_scan_keeps_few_of_its_states():
     assert 20 * size <= kept <= 25 * size
 
 
-def test_scan_states_keeps_its_states_and_nothing_of_a_step():
+@pytest.mark.parametrize("named", [False, True])
+def test_scan_states_keeps_its_states_and_of_a_step_what_is_named(named):
     """A state of 20 numbers over 50 steps, each of which makes matrices of 20 x 20."""
     steps, size = 50, 20
 
     def loss(xs):
         def advance(state, x):
-            return jnp.tanh(jnp.sin(jnp.outer(state, x)) @ state)
+            matrix = jnp.sin(jnp.outer(state, x))
+            return jnp.tanh((checkpoint_name(matrix, KEPT) if named else matrix) @ state)
 
         last, states = scan_states(advance, jnp.ones(size), xs)
         return jnp.sum(last) + jnp.sum(states)
 
     _, pull = jax.eval_shape(lambda xs: jax.vjp(loss, xs), jnp.ones((steps, size)))
     kept = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(pull))
-    assert steps * size <= kept <= 3 * steps * size
+    matrices = steps * size**2 if named else 0
+    assert steps * size <= kept - matrices <= 3 * steps * size
 
 
 @pytest.mark.parametrize("of_keys", [False, True])

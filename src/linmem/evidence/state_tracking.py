@@ -418,11 +418,12 @@ def main(
             highlight=False,
         )
     left_out = len(rows) - len(records)
+    counts = " or ".join(map(str, sorted({seeds, *(record["seeds"] for record in records)})))
     remarks = [
         f"{left_out} of {len(rows)} rows were left out for want of time."
         if left_out
         else "All rows were run.",
-        f"Width {WIDTH}, batch {BATCH}, {seeds} seeds; trained at length {TRAIN} with every prefix "
+        f"Width {WIDTH}, batch {BATCH}, {counts} seeds; trained at length {TRAIN} with every prefix "
         f"labelled, tested on {TEST_BATCH} sequences of length {LONG}. Cells: median / best of seeds, "
         "scaled accuracy averaged over the named lengths. Published: larger models, lengths 40 to 256.",
         f"CPU seconds in all: {sum(r['cpu_seconds'] for r in records):.0f}.",

@@ -150,11 +150,8 @@ void forward(const Call& call) {
             for (int r = 0; r < ROWS; ++r) along[r] += from[r * n.row + j] * x[j];
           for (int r = 0; r < ROWS; ++r) next[i + r] += sum(along[r]);
         }
-        for (; i < n.n; ++i, from += n.row) {
-          Vec<T> along{};
-          for (int64_t j = 0; j < n.row; ++j) along += from[j] * x[j];
-          next[i] += sum(along);
-        }
+        for (; i < n.n; ++i, from += n.row)
+          next[i] += dot(reinterpret_cast<const T*>(from), reinterpret_cast<const T*>(x), n.n);
         std::copy_n(u, n.row, x);
         store(states[b] + t * n.n, x, n.n);
       }

@@ -32,7 +32,7 @@ struct Task {
   int64_t first, count, row;  // channels, vectors that hold them
   const T *delta, *k, *q, *v;
   const bool* starts;
-  const T *A, *form;  // null where decays are implicit
+  const T *A, *form;  // not read where decays are implicit
 
   const T* of(const T* wide, int64_t t) const { return wide + t * n.channels + first; }
   T* of(T* wide, int64_t t) const { return wide + t * n.channels + first; }

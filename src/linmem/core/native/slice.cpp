@@ -15,19 +15,12 @@
 namespace linmem {
 namespace {
 
-// The sum of a_i b_i over a row.
-template <class T>
-T along(const Vec<T>* a, const Vec<T>* b, int64_t count) {
-  Vec<T> total{};
-  for (int64_t j = 0; j < count; ++j) total += a[j] * b[j];
-  return sum(total);
-}
-
 // h = s g; gives s, which is NaN where g has one.
 template <class T>
 T rescale(const Vec<T>* g, Vec<T>* h, int64_t n, T smallest) {
   const int64_t count = vectors<T>(n);
-  const T mean_square = along<T>(g, g, count) / n;
+  const T* numbers = reinterpret_cast<const T*>(g);
+  const T mean_square = dot(numbers, numbers, n) / n;
   if (mean_square <= smallest) {
     std::copy_n(g, count, h);
     return 0;
@@ -42,7 +35,7 @@ template <class T>
 void rescale_backward(Vec<T>* d, const Vec<T>* h, int64_t n, T scale) {
   if (scale == 0) return;
   const int64_t count = vectors<T>(n);
-  const T radial = along<T>(d, h, count) / n;
+  const T radial = dot(reinterpret_cast<const T*>(d), reinterpret_cast<const T*>(h), n) / n;
   for (int64_t j = 0; j < count; ++j) d[j] = scale * (d[j] - radial * h[j]);
 }
 
@@ -118,8 +111,7 @@ void low_rank_backward(const Call& call) {
         rescale_backward<T>(to, h, n, scales[at][t]);
         store(dgrown[at] + t * n, to, n);
         load(other, diagonal[at] + t * n, n);
-        if (starts[at][t]) std::fill_n(to, whole, Vec<T>{});
-        for (int64_t j = 0; j < whole; ++j) from[j] = starts[at][t] ? Vec<T>{} : to[j] + other[j] * to[j];
+        for (int64_t j = 0; j < whole; ++j) from[j] = to[j] + other[j] * to[j];
       }
       meet(L, dg, wide, met.get(), m_wide, m, count, &gains[first], t, gain);
       R.template multiply<true>(reinterpret_cast<const T*>(met.get()), m_wide * LANES<T>, dh, wide, count);
