@@ -130,7 +130,7 @@ class GRU(AbstractMemory):
         else:
             thirds = tuple(jnp.split(self.w_state, 3))
             states = _recur(thirds, self.bias_new, _thirds(entering), starts, state)
-        return states[-1], states
+        return (states[-1] if len(states) else state), states
 
     @classmethod
     def example(cls, key, steps):

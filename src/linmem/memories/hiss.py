@@ -62,6 +62,8 @@ class HiSS(AbstractMemory):
         return (low, high, (position + 1) % self.chunk, fresh, held), jnp.concatenate([fast, held])
 
     def unroll(self, state, xs, starts):
+        if not len(starts):
+            return state, jnp.zeros((0, self.out_size))
         low, high, position, fresh, held = state
 
         def place(position, start):

@@ -131,6 +131,28 @@ def two_pieces_are_one(cls: type[AbstractMemory]) -> None:
     _same("two pieces and one", (state, np.concatenate(parts)), whole)
 
 
+def no_steps_change_nothing(cls: type[AbstractMemory]) -> None:
+    """A sequence of no steps gives the state that it began with, whose derivative is 1, and no features."""
+    memory, xs = _example(cls)
+    state, _ = _unroll(memory, memory.init(), xs, STARTS)
+    floats, rest = eqx.partition(state, eqx.is_inexact_array)
+
+    @eqx.filter_jit
+    def run(memory, floats, rest, xs):
+        def unroll(floats):
+            last, ys = memory.unroll(eqx.combine(floats, rest), xs, jnp.zeros(0, bool))
+            return eqx.filter(last, eqx.is_inexact_array), (last, ys)
+
+        _, backward, found = jax.vjp(unroll, floats, has_aux=True)
+        return *found, backward(floats)[0]
+
+    last, ys, derivative = run(memory, floats, rest, jax.tree.map(lambda x: x[:0], xs))
+    _same("the last state and the first", last, state, EXACT)
+    _same("the state's derivative and 1", derivative, floats, EXACT)
+    if ys.shape != (0, memory.out_size):
+        raise Broken(f"no steps give features of shape {ys.shape}; must be {(0, memory.out_size)}")
+
+
 def nothing_crosses_a_start(cls: type[AbstractMemory]) -> None:
     """With NaN in all that lies before a start, features, states and gradients after it keep every bit."""
     memory, xs = _example(cls)
@@ -285,6 +307,7 @@ PROMISES: list[Callable[[type[AbstractMemory]], None]] = [
     unroll_is_the_reference,
     unroll_is_stepping,
     two_pieces_are_one,
+    no_steps_change_nothing,
     nothing_crosses_a_start,
     the_future_does_not_reach_the_past,
     elements_obey_the_laws,

@@ -74,7 +74,7 @@ class SelfTuningFilter(AbstractMemory):
         w, v = state
         w, ws = self.bank.unroll(w, xs, starts)
         rates = jax.lax.stop_gradient(self.bank.rates)
-        log_p = jax.nn.log_softmax(ws.reshape(len(ws), len(rates), -1) / rates[:, None])
+        log_p = jax.nn.log_softmax(ws.reshape(len(ws), len(rates), self.out_size) / rates[:, None])
         log_emission = jax.lax.stop_gradient(self.bank.log_emission)[
             xs.observation, xs.action, : self.out_size
         ]

@@ -51,6 +51,8 @@ class ShortConvolution(eqx.Module):
     def unroll(
         self, window: Window, xs: Float[Array, "T channels"], starts: Bool[Array, " T"]
     ) -> tuple[Window, Float[Array, "T channels"]]:
+        if not len(xs):
+            return window, xs
         steps, past = len(xs), len(window)
         time, early = jnp.arange(steps), min(past, steps)  # only the early ones still meet the window
         begun = jax.lax.cummax(jnp.where(starts, time, -1))  # -1: before these steps

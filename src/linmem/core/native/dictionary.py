@@ -18,7 +18,7 @@ def _recur(
 ) -> Float[Array, "T n"]:
     """All x_t = M_t (x_{t-1} / p-norms of the columns of |M_t| + smallest) + u_t, M_t = sum_k w_tk A_k.
 
-    ``exponent`` is p. T is at least 1."""
+    ``exponent`` is p."""
     return _fwd(exponent, smallest, dictionary, weights, entering, starts, initial)[0]
 
 

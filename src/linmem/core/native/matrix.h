@@ -53,7 +53,7 @@ struct Sizes {
 inline Sizes sizes(AnyBuffer v, int own, AnyBuffer kept) {
   auto values = v.dimensions().last(own), states = kept.dimensions().last(4);
   const int64_t steps = values[0], spans = states[0];
-  return {steps, states[1], states[2], states[3], own == 4 ? values[2] : 1, (steps + spans - 1) / spans};
+  return {steps, states[1], states[2], states[3], own == 4 ? values[2] : 1, span_of(steps, spans)};
 }
 
 // How many vectors of a row are gone through together, over all rows: so many that their sums and factors fit into the

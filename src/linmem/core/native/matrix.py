@@ -2,7 +2,7 @@
 
 Arrays of one sequence: states (heads, dk, dv), starts (T,), all others (T, heads, ...), where what all heads
 share may have one head. Each function gives (last state, what was read (T, heads, dv)) and is differentiable
-in reverse mode. T is at least 1.
+in reverse mode.
 """
 
 import functools

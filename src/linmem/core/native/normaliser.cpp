@@ -50,7 +50,7 @@ void forward(const Call& call) {
   const Batch batch(call.out(1), 2);
   auto kept_axes = call.out(2).dimensions().last(3);
   const int64_t steps = call.out(1).dimensions().last(2)[0], spans = kept_axes[0], heads = kept_axes[1];
-  const int64_t dk = kept_axes[2], span = (steps + spans - 1) / spans;
+  const int64_t dk = kept_axes[2], span = span_of(steps, spans);
   auto series = [&](int i, int own) { return Series<const T>(batch, call.in(i), own); };
   const auto q = series(0, 3), k = series(1, 3), e = series(2, 2), w = series(3, 2);
   const auto starts = batch.places<const bool>(call.in(4));
@@ -84,7 +84,7 @@ void backward(const Call& call) {
   const Batch batch(call.out(2), 2);
   auto kept_axes = call.in(5).dimensions().last(3);
   const int64_t steps = call.out(2).dimensions().last(2)[0], spans = kept_axes[0], heads = kept_axes[1];
-  const int64_t size = kept_axes[2], span = (steps + spans - 1) / spans;
+  const int64_t size = kept_axes[2], span = span_of(steps, spans);
   auto series = [&](int i, int own) { return Series<const T>(batch, call.in(i), own); };
   auto adjoint = [&](int i, int own) { return Series<T>(batch, call.out(i), own); };
   const auto q = series(0, 3), k = series(1, 3), e = series(2, 2), w = series(3, 2), dy = series(7, 2);

@@ -22,7 +22,7 @@ struct Sizes {
 Sizes sizes(AnyBuffer delta, AnyBuffer kept, int64_t parts) {
   auto d = delta.dimensions().last(2), s = kept.dimensions().last(3);
   const int64_t whole = (d[1] + parts - 1) / parts;
-  return {d[0], s[1], d[1], (d[0] + s[0] - 1) / s[0], parts, whole};
+  return {d[0], s[1], d[1], span_of(d[0], s[0]), parts, whole};
 }
 
 // Operands of one task: its channels begin at `first`.

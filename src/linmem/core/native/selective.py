@@ -24,7 +24,7 @@ def exponential_scan(
 ) -> tuple[Float[Array, "n c"], Float[Array, "T c"]]:
     """(last state, y of all steps) of H_t = (p exp(delta_t rate) + r) * H_{t-1} + k_t v_t^T, y_t = H_t^T q_t.
 
-    ``form``, (p, r), has no derivative. T is at least 1."""
+    ``form``, (p, r), has no derivative."""
     return _exponential_fwd(rate, delta, key, query, value, form, starts, initial)[0]
 
 

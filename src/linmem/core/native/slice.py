@@ -1,7 +1,7 @@
 """Loops over time of SLiCE, compiled (``slice.cpp``): diagonal plus low rank, where sequences of a batch
 share what is read of the weights, and diagonal, alone or before a Walsh-Hadamard matrix.
 
-T is at least 1. A state is scaled to unit mean square where its own is above ``smallest``."""
+A state is scaled to unit mean square where its own is above ``smallest``."""
 
 import jax
 import jax.numpy as jnp

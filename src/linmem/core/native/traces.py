@@ -15,7 +15,7 @@ def recur(
 ) -> Float[Array, "T b 2 n"]:
     """All h_t = gamma h_{t-1} + v_t of b sequences side by side; v_t repeats each of m entries n / m times.
 
-    Axes of size 2 are real and imaginary parts. T is at least 1."""
+    Axes of size 2 are real and imaginary parts."""
     return _fwd(gamma, entering, starts, initial)[0]
 
 
