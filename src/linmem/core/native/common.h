@@ -74,7 +74,7 @@ inline int vectors(int64_t n) {
   return static_cast<int>((n + LANES<T> - 1) / LANES<T>);
 }
 
-// How many steps lie between two kept states, of which there are `spans`: none where there are no steps.
+// How many steps lie between two kept states, of which there are `spans`; 1, to divide by, where there are no steps.
 inline int64_t span_of(int64_t steps, int64_t spans) {
   return spans == 0 ? 1 : (steps + spans - 1) / spans;
 }
